@@ -1,0 +1,1 @@
+"""One stage of the target: a span of layers, its KV pool and, on the last stage, verification."""
