@@ -11,7 +11,7 @@ slots, and itself; the message says which, so stages have no tree logic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -106,7 +106,7 @@ class Rows:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rows) and list(self) == list(other)
 
-    def __iter__(self) -> Iterable[Row]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Row]:
         offsets, slots = self.ancestor_offsets.tolist(), self.ancestor_slots.tolist()
         columns = (self.request, self.node, self.parent, self.token, self.position, self.slot)
         for i, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
@@ -132,7 +132,7 @@ class Batch:
     epoch: int
     step: int
     ops: tuple[Op, ...] = ()
-    rows: Rows = EMPTY_ROWS
+    rows: Rows = field(default_factory=lambda: EMPTY_ROWS)
 
     @property
     def num_prefill(self) -> int:
