@@ -23,13 +23,35 @@ class GenerationRequest:
     end_tokens: frozenset[int] = frozenset()
 
 
+@dataclass(slots=True)
+class RequestStatistics:
+    """Counts of one request. A decided token is a *hit* if its node was in the pipeline already. `steps` counts the
+    batches that carried rows of the request."""
+
+    hits: int = 0
+    misses: int = 0
+    steps: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of decided tokens that were in flight already; 0 before the first."""
+        return self.hits / (self.hits + self.misses) if self.hits else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Decided tokens per batch that carried rows of the request; 0 before the first."""
+        return (self.hits + self.misses) / self.steps if self.steps else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One token of the output. `finish` is set on the last one: "stop" (an end token, this one) or "length"."""
+    """One token of the output. `finish` is set on the last one, together with `statistics`: "stop" (an end token,
+    this one) or "length"."""
 
     token: int
     logprobs: TokenLogprobs | None = None
     finish: FinishReason | None = None
+    statistics: RequestStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,308 @@
+"""Composes every batch: of certain tokens first, then of predictions that the policy ranks. No sockets, no clock.
+
+The scheduler is told what happened (`submit`, `abort`, `on_started`, `on_verdict`, `on_proposals`) and is asked what
+to do next (`compose` for the pipeline, `compose_draft` for the draft model, `take_cancel` for early cancellation).
+It is the only owner of KV slots and of prediction trees.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+from draft_service.generation import GenerationRequest, TokenEvent
+from draft_service.sequence import Sequence, Waiting
+from pipedec.policy import Policy
+from pipedec.slots import SlotAllocator
+from pipedec.tree import NO_SLOT, Node
+from pipedec.wire.messages import Batch, Cancel, Close, Op, Poison, Prefill, Row, Rows, TokenLogprobs, Verdict
+
+Output = tuple[int, TokenEvent]  # (key of the request, event)
+Proposals = Seq[Seq[tuple[int, float]]]  # per row of a draft batch: (token, log-probability) of its children
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`stages` bounds what is in flight; `prefill_chunk` tokens and `max_rows` predictions fit in one batch."""
+
+    stages: int
+    max_sequences: int = 16
+    prefill_chunk: int = 256
+    max_rows: int = 256
+    poison: bool = False  # tests: freed slots are filled with NaN everywhere
+
+
+class Scheduler:
+    """State of all requests of one pipeline. Without an epoch nothing is composed, and requests wait."""
+
+    def __init__(self, limits: Limits, policy: Policy) -> None:
+        self.limits = limits
+        self.policy = policy
+        self.epoch: int | None = None
+        self.running: dict[int, Sequence] = {}  # by id, oldest first
+        self.waiting: deque[Waiting] = deque()
+        self.draft_available = policy.children > 0
+        self._next_id = 0
+        self._draft_epoch = 0
+        self._allocator = SlotAllocator(1)
+        self._reset_pipeline()
+        self._reset_draft()
+
+    # -- life of requests and epochs ----------------------------------------------------------------------------
+
+    def submit(self, key: int, request: GenerationRequest) -> None:
+        """Queue a request; its events come out of `on_verdict` under `key`."""
+        self.waiting.append(Waiting(key, request))
+
+    def abort(self, key: int) -> None:
+        """The client is gone: free everything at once. Unknown keys (finished meanwhile) are fine."""
+        self.waiting = deque(entry for entry in self.waiting if entry.key != key)
+        for sequence in [s for s in self.running.values() if s.key == key]:
+            self._release(sequence)
+
+    def start_epoch(self, epoch: int, num_slots: int) -> None:
+        """A new formation with empty KV: every running request starts again from prompt and emitted tokens."""
+        for sequence in reversed(self.running.values()):
+            self.waiting.appendleft(_suspended(sequence))
+        self.running.clear()
+        self.epoch = epoch
+        self._allocator = SlotAllocator(num_slots)
+        self._reset_pipeline()
+        self._reset_draft()
+
+    def stop_epoch(self) -> None:
+        """The formation is lost; requests stay as they are until `start_epoch`."""
+        self.epoch = None
+
+    def lose_draft(self) -> None:
+        """Go on without speculation until `restore_draft`."""
+        self.draft_available = False
+        self._draft_job = None
+
+    def restore_draft(self) -> None:
+        """The draft model is back, with empty KV."""
+        self.draft_available = self.policy.children > 0
+        self._reset_draft()
+        for sequence in self.running.values():
+            sequence.forget_draft()
+
+    def _reset_pipeline(self) -> None:
+        self._step = 0  # of the next batch
+        self._started = -1  # the newest step whose successor stage 0 wants
+        self._in_flight = 0
+        self._ops: list[Op] = []
+        self._dead: list[tuple[int, int]] = []
+
+    def _reset_draft(self) -> None:
+        self._draft_epoch += 1
+        self._draft_step = 0
+        self._draft_ops: list[Op] = []
+        self._draft_job: list[tuple[Sequence, Node]] | None = None
+
+    # -- the pipeline -------------------------------------------------------------------------------------------
+
+    @property
+    def num_slots(self) -> int:
+        return self._allocator.num_slots
+
+    @property
+    def num_slots_used(self) -> int:
+        return self._allocator.num_used
+
+    @property
+    def in_flight(self) -> int:
+        """Batches in the pipeline."""
+        return self._in_flight
+
+    def compose(self) -> Batch | None:
+        """The next batch, or None while there is nothing to send or no credit to send it."""
+        if self.epoch is None or self._in_flight > self.limits.stages or self._started < self._step - 1:
+            return None
+        self._admit()
+        prefilled = self._catch_up_target()
+        rows = [*self._certain_rows(), *self._predicted_rows()]
+        if not rows and not prefilled:
+            return None  # the ops wait for the next batch
+        for sequence in {row.request: self.running[row.request] for row in rows}.values():
+            sequence.statistics.steps += 1
+        batch = Batch(self.epoch, self._step, tuple(self._ops), Rows.of(rows))
+        self._ops = []
+        self._step += 1
+        self._in_flight += 1
+        return batch
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self.limits.max_sequences:
+            entry = self.waiting[0]
+            prompt = len(entry.request.prompt) + len(entry.output) - 1
+            if self._allocator.num_free < prompt + 1 + self._reserve():
+                break
+            self.waiting.popleft()
+            sequence = Sequence(self._next_id, entry.key, entry.request, entry.output, entry.statistics)
+            self._next_id += 1
+            sequence.slots.extend(self._allocator.allocate(prompt))
+            self.running[sequence.id] = sequence
+
+    def _reserve(self) -> int:
+        """Slots that predictions leave free, so that every sequence can send its cursor."""
+        return len(self.running) + 1
+
+    def _catch_up_target(self) -> int:
+        budget = self.limits.prefill_chunk
+        for sequence in self.running.values():
+            ops, prefilled = sequence.catch_up(sequence.target, sequence.tree.root.sent, budget)
+            self._ops += ops
+            budget -= prefilled
+        return self.limits.prefill_chunk - budget
+
+    def _certain_rows(self) -> list[Row]:
+        """Cursors that are due and not in the pipeline: without them nothing moves, so they always go."""
+        rows = []
+        for sequence in list(self.running.values()):
+            root = sequence.tree.root
+            due = not root.sent and sequence.is_caught_up(sequence.target)
+            if not due or (self.draft_available and self.policy.holds(sequence.tree)):
+                continue
+            if self._allocator.num_free == 0 and root.slot == NO_SLOT:
+                self._preempt_youngest()
+            if sequence.id in self.running:
+                rows.append(self._send(sequence, root))
+        return [row for row in rows if row.request in self.running]
+
+    def _predicted_rows(self) -> list[Row]:
+        rows: list[Row] = []
+        by_tree = {id(s.tree): s for s in self.running.values() if s.tree.root.sent}
+        for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
+            if len(rows) >= self.limits.max_rows or not self._has_room(node):
+                break
+            rows.append(self._send(by_tree[id(tree)], node))
+        return rows
+
+    def _has_room(self, node: Node) -> bool:
+        return node.slot != NO_SLOT or self._allocator.num_free > self._reserve()
+
+    def _send(self, sequence: Sequence, node: Node) -> Row:
+        if node.slot == NO_SLOT:
+            (node.slot,) = self._allocator.allocate(1)
+        sequence.tree.mark_sent(node)
+        return sequence.row(node, sequence.target)
+
+    def on_started(self, step: int) -> None:
+        """Stage 0 will soon want the batch after `step`: until then a batch composed would only grow stale."""
+        self._started = max(self._started, step)
+
+    def on_verdict(self, verdict: Verdict) -> list[Output]:
+        """Tokens were decided: advance, prune, free. A verdict of another epoch changes nothing."""
+        if verdict.epoch != self.epoch:
+            return []
+        self._in_flight -= 1
+        outputs: list[Output] = []
+        for decision in verdict.decisions:
+            logprobs: Seq[TokenLogprobs | None] = decision.logprobs or [None] * len(decision.tokens)
+            for token, logprob in zip(decision.tokens, logprobs, strict=True):
+                sequence = self.running.get(decision.request)
+                if sequence is None:  # finished or aborted while this was in flight
+                    break
+                outputs.append((sequence.key, self._decide(sequence, token, logprob)))
+        return outputs
+
+    def _decide(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenEvent:
+        step = sequence.advance(token)
+        self._free([node.slot for node in step.dead if node.slot != NO_SLOT])
+        self._dead += [(sequence.id, node.id) for node in step.dead if node.sent]
+        if token in sequence.request.end_tokens:
+            self._release(sequence)
+            return TokenEvent(token, logprobs, "stop", sequence.statistics)
+        if len(sequence.output) >= sequence.request.max_tokens:
+            self._release(sequence)
+            return TokenEvent(token, logprobs, "length", sequence.statistics)
+        return TokenEvent(token, logprobs)
+
+    def _preempt_youngest(self) -> None:
+        """No slot is left for a cursor: the newest sequence goes back to the queue, and resumes later."""
+        youngest = next(reversed(self.running.values()))
+        self._release(youngest)
+        self.waiting.appendleft(_suspended(youngest))
+
+    def _release(self, sequence: Sequence) -> None:
+        del self.running[sequence.id]
+        # Its slots may be given to a row of the batch being composed: a pending prefill must not write them too.
+        self._ops = [op for op in self._ops if not (isinstance(op, Prefill) and op.request == sequence.id)]
+        self._dead += [(sequence.id, node.id) for node in sequence.tree.root.subtree() if node.sent]
+        self._free(sequence.held_slots())
+        for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._draft_ops)):
+            if channel.opened:
+                ops.append(Close(sequence.id))
+
+    def _free(self, slots: list[int]) -> None:
+        self._allocator.free(slots)
+        if self.limits.poison and slots:
+            self._ops.append(Poison(tuple(slots)))
+            self._draft_ops.append(Poison(tuple(slots)))
+
+    def take_cancel(self) -> Cancel | None:
+        """What died in the pipeline since the last call, for the stages to skip."""
+        if not self._dead or self._in_flight == 0 or self.epoch is None:
+            self._dead.clear()
+            return None
+        cancel = Cancel(self.epoch, self._step - 1, tuple(self._dead))
+        self._dead = []
+        return cancel
+
+    # -- the draft model ----------------------------------------------------------------------------------------
+
+    def compose_draft(self) -> Batch | None:
+        """The draft model's next run, or None while it is busy, absent, or there is nothing to evaluate."""
+        if not self.draft_available or self._draft_job is not None or self.epoch is None:
+            return None
+        budget = self.limits.prefill_chunk
+        for sequence in self.running.values():
+            ops, prefilled = sequence.catch_up(sequence.draft, sequence.tree.root.drafted, budget)
+            self._draft_ops += ops
+            budget -= prefilled
+        job = self._draft_nodes()
+        if not job and budget == self.limits.prefill_chunk:
+            return None
+        rows = [sequence.row(node, sequence.draft) for sequence, node in job]
+        batch = Batch(self._draft_epoch, self._draft_step, tuple(self._draft_ops), Rows.of(rows))
+        self._draft_ops, self._draft_job = [], job
+        self._draft_step += 1
+        return batch
+
+    def _draft_nodes(self) -> list[tuple[Sequence, Node]]:
+        job: list[tuple[Sequence, Node]] = []
+        by_tree = {id(s.tree): s for s in self.running.values() if s.is_caught_up(s.draft)}
+        for tree, chosen in self.policy.to_draft([s.tree for s in by_tree.values()]):
+            sequence = by_tree[id(tree)]
+            # After the draft model was lost, ancestors may be unknown to it: they go first.
+            missing = [node for node in chosen.ancestors() if not node.drafted]
+            for node in [*reversed(missing), chosen]:
+                if len(job) >= self.limits.max_rows or not self._has_room(node):
+                    return job
+                if node.slot == NO_SLOT:
+                    (node.slot,) = self._allocator.allocate(1)
+                node.drafted = True
+                job.append((sequence, node))
+        return job
+
+    def on_proposals(self, epoch: int, proposals: Proposals) -> None:
+        """The draft model's answer to the batch of `compose_draft`, row by row; an old epoch's changes nothing."""
+        if epoch != self._draft_epoch or self._draft_job is None:
+            return
+        job, self._draft_job = self._draft_job, None
+        for (sequence, node), children in zip(job, proposals, strict=True):
+            wanted = node.position < sequence.last_position
+            sequence.tree.grow(node, children if wanted else ())
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` where an invariant is broken. For tests, and for a service that is idle."""
+        self._allocator.check_integrity()
+        held = [slot for sequence in self.running.values() for slot in sequence.held_slots()]
+        assert len(set(held)) == len(held) == self._allocator.num_used
+        for sequence in self.running.values():
+            sequence.check_integrity()
+
+
+def _suspended(sequence: Sequence) -> Waiting:
+    return Waiting(sequence.key, sequence.request, sequence.output, sequence.statistics)

@@ -1,0 +1,145 @@
+"""One request while it is decoded: its certain tokens, its prediction tree, and what each consumer knows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from draft_service.generation import GenerationRequest, RequestStatistics
+from pipedec.sampling_params import SamplingParams
+from pipedec.tree import NO_SLOT, Advance, Node, PredictionTree
+from pipedec.wire.messages import Commit, Op, Open, Prefill, Row
+
+
+@dataclass(slots=True)
+class Channel:
+    """What one consumer of batches (the pipeline, or the draft model) has been told of a sequence.
+
+    `computed[i]` says that the consumer has computed certain token i as a tree row, so that it needs only be
+    committed; the others are prefilled. `committed` counts the certain tokens on the consumer's list.
+    """
+
+    computed: list[bool]
+    opened: bool = False
+    committed: int = 0
+
+
+class Sequence:
+    """A request being decoded, from (re)start to finish.
+
+    The certain tokens are the prompt and the output; the last of them is the tree's root, the cursor. `slots` holds
+    the KV slots of all but the root, whose slot is its node's.
+    """
+
+    def __init__(
+        self, id: int, key: int, request: GenerationRequest, output: list[int], statistics: RequestStatistics
+    ) -> None:
+        self.id = id  # in messages; a restart takes a new one, so that nothing old can be mistaken for new
+        self.key = key  # of the client's request
+        self.request = request
+        self.output = output
+        self.statistics = statistics
+        self.tokens = [*request.prompt, *output]
+        self.slots: list[int] = []
+        self.tree = PredictionTree(self.tokens[-1], len(self.tokens) - 1)
+        self.target = self._fresh_channel()
+        self.draft = self._fresh_channel()
+
+    def _fresh_channel(self) -> Channel:
+        return Channel([False] * (len(self.tokens) - 1))
+
+    @property
+    def num_prefill(self) -> int:
+        """Certain tokens before the cursor."""
+        return len(self.tokens) - 1
+
+    @property
+    def last_position(self) -> int:
+        """The last position whose output can still be wanted."""
+        return len(self.request.prompt) + self.request.max_tokens - 2
+
+    def forget_draft(self) -> None:
+        """The draft model starts anew: it must be given everything again."""
+        self.draft = self._fresh_channel()
+        self.tree.forget_drafts()
+
+    def is_caught_up(self, channel: Channel) -> bool:
+        """Whether everything before the cursor is committed, so that tree rows make sense."""
+        return channel.committed >= self.num_prefill
+
+    def catch_up(self, channel: Channel, cursor_computed: bool, budget: int) -> tuple[list[Op], int]:
+        """Ops that bring a channel's committed list up to date, prefilling at most `budget` tokens.
+
+        Returns the ops and how many tokens they prefill. The cursor is committed too once it was computed.
+        """
+        ops: list[Op] = []
+        if not channel.opened:
+            channel.opened = True
+            sampling = self.request.sampling if channel is self.target else SamplingParams()
+            ops.append(Open(self.id, sampling, len(self.request.prompt)))
+        start, end, prefilled = channel.committed, self.num_prefill, 0
+        while start < end:
+            computed = channel.computed[start]
+            limit = end if computed else min(end, start + budget - prefilled)
+            stop = start
+            while stop < limit and channel.computed[stop] == computed:
+                stop += 1
+            if stop == start:  # the budget is spent
+                break
+            slots = tuple(self.slots[start:stop])
+            if computed:
+                ops.append(Commit(self.id, slots))
+            else:
+                ops.append(Prefill(self.id, start, tuple(self.tokens[start:stop]), slots))
+                prefilled += stop - start
+            start = stop
+        if start == end and cursor_computed:
+            ops.append(Commit(self.id, (self.tree.root.slot,)))
+            start = end + 1
+        channel.committed = start
+        return ops, prefilled
+
+    def row(self, node: Node, channel: Channel) -> Row:
+        """The node as a row of a channel's batch; ancestors that are committed there are left out."""
+        root_committed = channel.committed == len(self.tokens)
+        ancestors = [a.slot for a in node.ancestors() if not (root_committed and a is self.tree.root)]
+        return Row(self.id, node.id, node.parent_id, node.token, node.position, node.slot, tuple(ancestors))
+
+    def advance(self, token: int) -> Advance:
+        """The target decided a token: it is certain now and becomes the cursor."""
+        step = self.tree.advance(token)
+        self.slots.append(step.accepted.slot)
+        self.target.computed.append(True)
+        self.draft.computed.append(step.accepted.drafted)
+        self.tokens.append(token)
+        self.output.append(token)
+        if step.hit:
+            self.statistics.hits += 1
+        else:
+            self.statistics.misses += 1
+        return step
+
+    def held_slots(self) -> list[int]:
+        """Every slot this sequence holds, certain and predicted."""
+        return self.slots + [node.slot for node in self.tree.root.subtree() if node.slot != NO_SLOT]
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` where an invariant is broken."""
+        self.tree.check_integrity()
+        assert len(self.slots) in (0, len(self.tokens) - 1)
+        assert self.tree.root.position == len(self.tokens) - 1
+        assert self.tree.root.token == self.tokens[-1]
+        for channel in (self.target, self.draft):
+            assert len(channel.computed) == len(self.tokens) - 1
+            assert channel.committed <= len(self.tokens)
+        held = self.held_slots()
+        assert len(set(held)) == len(held)
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request that has no place in the pipeline yet, or lost it; `output` is what was emitted already."""
+
+    key: int
+    request: GenerationRequest
+    output: list[int] = field(default_factory=list)
+    statistics: RequestStatistics = field(default_factory=RequestStatistics)

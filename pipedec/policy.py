@@ -1,0 +1,173 @@
+"""Which predicted tokens enter the pipeline next, and which the draft model evaluates next. Pure.
+
+Four policies, compared with one another in one run of the benchmarks:
+
+* `none`         plain pipeline parallelism: only certain tokens travel.
+* `static-tree`  draft a tree, verify it in one pass, repeat: the paper's baseline, tree speculation on a pipeline.
+* `pipedec`      the paper (arXiv 2504.04104): at every step the newest level is extended by one.
+* `adaptive`     ours: best first over all depths, late siblings and several levels per step included.
+
+A policy chooses among predictions only. Certain tokens (a prompt, a cursor that is not in the pipeline) always go
+first and are not asked about, except that a policy may *hold* a cursor until its tree is drafted.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Literal, Protocol
+
+from pipedec.tree import Node, PredictionTree
+
+PolicyName = Literal["none", "static-tree", "pipedec", "adaptive"]
+Choice = tuple[PredictionTree, Node]
+
+MAX_NODES = 4096  # of one tree, beyond which the draft model rests
+
+
+class Policy(Protocol):
+    """`children` is how many children the draft model proposes for a node; 0 means that no draft model is used."""
+
+    children: int
+
+    def holds(self, tree: PredictionTree) -> bool:
+        """Whether the cursor, not sent yet, shall wait for its tree to be drafted."""
+
+    def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        """Predictions for the next batch, in order. Each is marked sent by the caller, who may stop at any point,
+        before the next is asked for; so is every cursor that is due."""
+
+    def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        """Nodes for the draft model's next run, in order; each is marked drafted by the caller, likewise."""
+
+
+class NonePolicy:
+    """Plain pipeline parallelism."""
+
+    children = 0
+
+    def holds(self, tree: PredictionTree) -> bool:
+        return False
+
+    def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        return iter(())
+
+    def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        return iter(())
+
+
+class PipeDecPolicy:
+    """The paper's: each step the newest level's likeliest `width` children, at most `children` of each node."""
+
+    def __init__(self, width: int, children: int) -> None:
+        self.width, self.children = width, children
+
+    def holds(self, tree: PredictionTree) -> bool:
+        return False
+
+    def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        for tree in trees:
+            newest = tree.newest_level()
+            candidates = (child for node in newest for child in node.children.values())
+            for node in heapq.nlargest(self.width, candidates, key=_rank):
+                yield tree, node
+
+    def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        for tree in trees:
+            for node in tree.newest_level() or [tree.root]:
+                if not node.drafted:
+                    yield tree, node
+
+
+class StaticTreePolicy:
+    """Tree speculation: from the cursor `depth` levels of at most `width` nodes, drafted first, verified in one pass."""
+
+    def __init__(self, width: int, children: int, depth: int) -> None:
+        self.width, self.children, self.depth = width, children, depth
+
+    def _levels(self, tree: PredictionTree) -> list[list[Node]]:
+        """The cursor, then the levels below it as far as they are proposed."""
+        levels = [[tree.root]]
+        while len(levels) <= self.depth:
+            candidates = (child for node in levels[-1] for child in node.children.values())
+            level = heapq.nlargest(self.width, candidates, key=_rank)
+            if not level:
+                break
+            levels.append(level)
+        return levels
+
+    def _is_growing(self, levels: list[list[Node]]) -> bool:
+        return len(levels) <= self.depth and not all(node.expanded for node in levels[-1])
+
+    def holds(self, tree: PredictionTree) -> bool:
+        return self._is_growing(self._levels(tree))
+
+    def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        for tree in trees:
+            if tree.newest_level() == [tree.root]:
+                for level in self._levels(tree)[1:]:
+                    for node in level:
+                        yield tree, node
+
+    def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        for tree in trees:
+            levels = self._levels(tree)
+            if not tree.root.sent and self._is_growing(levels):
+                for node in levels[-1]:
+                    if not node.drafted:
+                        yield tree, node
+
+
+class AdaptivePolicy:
+    """Best first over all depths and all requests, at most `width` predictions per batch."""
+
+    def __init__(self, width: int, children: int) -> None:
+        self.width, self.children = width, children
+
+    def holds(self, tree: PredictionTree) -> bool:
+        return False
+
+    def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        return islice(best_first(trees, PredictionTree.best_unsent), self.width)
+
+    def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
+        growing = [tree for tree in trees if tree.num_nodes < MAX_NODES]
+        return islice(best_first(growing, PredictionTree.best_undrafted), self.width)
+
+
+def best_first(
+    trees: Sequence[PredictionTree], peek: Callable[[PredictionTree], Node | None]
+) -> Iterator[Choice]:
+    """The likeliest node of all trees, then the next, ... `peek` gives a tree's best; a node that the caller leaves
+    where it is ends that tree's turn."""
+    heap = []
+    for index, tree in enumerate(trees):
+        if (node := peek(tree)) is not None:
+            heap.append((-tree.logprob(node), index, node))
+    heapq.heapify(heap)
+    while heap:
+        _, index, node = heapq.heappop(heap)
+        tree = trees[index]
+        yield tree, node
+        following = peek(tree)
+        if following is not None and following is not node:
+            heapq.heappush(heap, (-tree.logprob(following), index, following))
+
+
+def _rank(node: Node) -> tuple[float, int]:
+    return node.score, -node.id
+
+
+def make_policy(name: PolicyName, *, width: int = 32, children: int = 16, depth: int = 4) -> Policy:
+    """The policy of that name. `width`: predictions per level (per batch for `adaptive`); `children`: proposals per
+    node; `depth`: levels of a static tree."""
+    match name:
+        case "none":
+            return NonePolicy()
+        case "static-tree":
+            return StaticTreePolicy(width, children, depth)
+        case "pipedec":
+            return PipeDecPolicy(width, children)
+        case "adaptive":
+            return AdaptivePolicy(width, children)

@@ -1,0 +1,198 @@
+"""The dynamic prediction tree of one request (arXiv 2504.04104). Plain ints and floats.
+
+A node is first a *candidate*, proposed by the draft model. Then, in either order, it is *sent* (it is in the pipeline,
+or past it), and it is *drafted* (handed to the draft model) and later *expanded* (its children are proposed). The root
+is the *cursor*: the newest accepted token, whose output at the last stage decides the next one.
+
+    tree = PredictionTree(token=17, position=5)
+    tree.grow(tree.root, [(42, -0.1), (7, -2.5)])
+    step = tree.advance(42)     # the target decided 42: its subtree stays, everything else is dead
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+NO_NODE = -1
+NO_SLOT = -1
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One predicted token. `score` is the cumulative draft log-probability of its path; it compares within a tree.
+
+    `parent` is None at the root, above which everything is certain; `parent_id` stays.
+    """
+
+    id: int
+    parent_id: int
+    token: int
+    position: int
+    score: float
+    parent: Node | None
+    children: dict[int, Node] = field(default_factory=dict)  # by token
+    slot: int = NO_SLOT
+    sent: bool = False
+    drafted: bool = False
+    expanded: bool = False
+    alive: bool = True
+
+    def ancestors(self) -> Iterator[Node]:
+        """Parent, grandparent, ... up to and including the root of the tree."""
+        node = self.parent
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def subtree(self) -> Iterator[Node]:
+        """This node and everything below it, parents before children."""
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What `PredictionTree.advance` did: the old cursor, the new one, and what died.
+
+    `foreseen`: the new cursor was in the tree, sent or not. It is a *hit* if it was sent: then its own output needs
+    no further round trip.
+    """
+
+    accepted: Node
+    cursor: Node
+    foreseen: bool
+    dead: tuple[Node, ...]
+
+    @property
+    def hit(self) -> bool:
+        return self.cursor.sent
+
+
+Queue = list[tuple[float, int, Node]]  # a heap: the best score first, then the oldest
+
+
+class PredictionTree:
+    """All live predictions below the cursor, with the best unsent and the best undrafted node at hand."""
+
+    def __init__(self, token: int, position: int) -> None:
+        self.num_nodes = 0
+        self._next_id = 0
+        self._unsent: Queue = []
+        self._undrafted: Queue = []
+        self._newest: list[Node] = []
+        self.root = self._add(token, position, 0.0, None, NO_NODE)
+
+    def _add(self, token: int, position: int, score: float, parent: Node | None, parent_id: int) -> Node:
+        node = Node(self._next_id, parent_id, token, position, score, parent)
+        self._next_id += 1
+        self.num_nodes += 1
+        heapq.heappush(self._unsent, (-score, node.id, node))
+        heapq.heappush(self._undrafted, (-score, node.id, node))
+        return node
+
+    def logprob(self, node: Node) -> float:
+        """Cumulative log-probability below the cursor: with it nodes of different requests compare."""
+        return node.score - self.root.score
+
+    def grow(self, parent: Node, proposals: Sequence[tuple[int, float]]) -> list[Node]:
+        """Give a live node children from `(token, log-probability)` pairs; one that it has already is left as it is."""
+        if not parent.alive:
+            return []
+        parent.expanded = True
+        grown = []
+        for token, logprob in proposals:
+            if token not in parent.children:
+                # min: a child never outranks its parent, also where rounding makes a probability 1 + epsilon.
+                score = parent.score + min(logprob, 0.0)
+                parent.children[token] = node = self._add(
+                    token, parent.position + 1, score, parent, parent.id
+                )
+                grown.append(node)
+        return grown
+
+    def mark_sent(self, node: Node) -> None:
+        """The node enters the pipeline; its parent must have entered, or be entering with it."""
+        node.sent = True
+        if self._newest and self._newest[0].position == node.position:
+            self._newest.append(node)
+        elif not self._newest or self._newest[0].position < node.position:
+            self._newest = [node]
+
+    def newest_level(self) -> list[Node]:
+        """The deepest live nodes that were sent: the paper's newest level. Empty while the root is not sent."""
+        self._newest = [node for node in self._newest if node.alive]
+        if not self._newest and self.root.sent:
+            sent = [node for node in self.root.subtree() if node.sent]
+            deepest = max(node.position for node in sent)
+            self._newest = [node for node in sent if node.position == deepest]
+        return self._newest
+
+    def best_unsent(self) -> Node | None:
+        """The likeliest live node that is not sent. Its parent is sent, unless it is the root."""
+        queue = self._unsent
+        while queue and (queue[0][2].sent or not queue[0][2].alive):
+            heapq.heappop(queue)
+        return queue[0][2] if queue else None
+
+    def best_undrafted(self) -> Node | None:
+        """The likeliest live node that the draft model has not been given."""
+        queue = self._undrafted
+        while queue and (queue[0][2].drafted or not queue[0][2].alive):
+            heapq.heappop(queue)
+        return queue[0][2] if queue else None
+
+    def advance(self, token: int) -> Advance:
+        """The target decided `token` after the cursor: it becomes the cursor; what is not below it is dead."""
+        accepted = self.root
+        child = accepted.children.pop(token, None)
+        dead = [node for sibling in accepted.children.values() for node in sibling.subtree()]
+        for node in dead:
+            node.alive = False
+        self.num_nodes -= len(dead) + 1
+        accepted.alive = False
+        accepted.children = {}
+        foreseen = child is not None
+        if child is None:
+            child = self._add(token, accepted.position + 1, accepted.score, None, accepted.id)
+        child.parent = None
+        self.root = child
+        self._drop_dead_entries()
+        return Advance(accepted, child, foreseen, tuple(dead))
+
+    def forget_drafts(self) -> None:
+        """The draft model lost its state: every node must be handed to it again before it proposes more."""
+        for node in self.root.subtree():
+            node.drafted = node.expanded = False
+        self._undrafted = [(-node.score, node.id, node) for node in self.root.subtree()]
+        heapq.heapify(self._undrafted)
+
+    def _drop_dead_entries(self) -> None:
+        """Queues hold dead entries until they surface; rebuild a queue when most of it is dead."""
+        for queue in (self._unsent, self._undrafted):
+            if len(queue) > 64 + 2 * self.num_nodes:
+                queue[:] = [entry for entry in queue if entry[2].alive]
+                heapq.heapify(queue)
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` where an invariant of the tree is broken."""
+        nodes = list(self.root.subtree())
+        unsent = {entry[1] for entry in self._unsent}
+        undrafted = {entry[1] for entry in self._undrafted}
+        assert len(nodes) == self.num_nodes
+        assert self.root.parent is None
+        for node in nodes:
+            assert node.alive
+            assert node.sent or node.id in unsent
+            assert node.drafted or node.id in undrafted
+            for token, child in node.children.items():
+                assert child.token == token
+                assert child.parent is node
+                assert child.parent_id == node.id < child.id
+                assert child.position == node.position + 1
+                assert child.score <= node.score
+                assert node.sent or not child.sent, "a child entered the pipeline before its parent"
