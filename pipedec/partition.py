@@ -1,0 +1,121 @@
+"""Layers to stages: contiguous spans whose slowest stage is as fast as it can be. Pure.
+
+A pipeline is as fast as its slowest stage, and a decode step is bound by the bytes it reads, so the cost of a
+layer is its parameters. The LM head is a cost of the last stage and often weighs as much as several layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from pipedec.errors import ManifestError, ModelError
+from pipedec.spec import DeploymentSpec, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Parameters read in one step: by each layer, by the embedding (one row), and by norm and LM head."""
+
+    layers: tuple[int, ...]
+    embed: int
+    head: int
+
+
+def estimate_costs(config: Mapping[str, Any]) -> Costs:
+    """Costs from a transformers `config.json`. Raises `ModelError` where a size is missing."""
+    text = config.get("text_config", config)
+
+    def size(*names: str) -> int:
+        for name in names:
+            if isinstance(value := text.get(name), int) and value > 0:
+                return value
+        raise ModelError(f"config.json has no {' or '.join(names)}; the layers cannot be counted and divided")
+
+    hidden = size("hidden_size", "n_embd")
+    heads = size("num_attention_heads", "n_head")
+    head_dim = text.get("head_dim") or hidden // heads
+    kv_heads = text.get("num_key_value_heads") or heads
+    intermediate = text.get("moe_intermediate_size") or text.get("intermediate_size") or 4 * hidden
+    experts = text.get("num_local_experts") or text.get("num_experts") or 1
+    attention = 2 * hidden * head_dim * (heads + kv_heads)
+    layer = attention + 3 * hidden * intermediate * experts
+    return Costs((layer,) * size("num_hidden_layers", "n_layer"), embed=hidden, head=hidden * size("vocab_size"))
+
+
+def split_layers(spec: DeploymentSpec, config: Mapping[str, Any]) -> tuple[Span, ...]:
+    """The spans of a manifest's pipeline for a model: as written by hand, or balanced.
+
+    `config` is the model's `config.json`. Raises `ManifestError` naming the field that does not fit it.
+    """
+    costs = estimate_costs(config)
+    count = len(costs.layers)
+    if spec.pipeline.spans is not None:
+        return _checked(spec.pipeline.spans, count)
+    if spec.pipeline.num_stages > count:
+        raise ManifestError(
+            "spec.pipeline.stages",
+            f"is {spec.pipeline.num_stages}, but the model has {count} layers",
+            f"Write {count} or less",
+        )
+    return partition(costs.layers, spec.pipeline.num_stages, costs.embed, costs.head)
+
+
+def _checked(spans: tuple[Span, ...], count: int) -> tuple[Span, ...]:
+    for index, (start, end) in enumerate(spans):
+        if end > count:
+            raise ManifestError(
+                f"spec.pipeline.layers[{index}]",
+                f"{start}-{end - 1} is beyond the model, which has {count} layers",
+                f"The last layer is {count - 1}",
+            )
+    if spans[-1][1] < count:
+        raise ManifestError(
+            f"spec.pipeline.layers[{len(spans) - 1}]",
+            f"ends at layer {spans[-1][1] - 1}, but the model has {count} layers",
+            f"The last range must end with {count - 1}",
+        )
+    return spans
+
+
+def partition(costs: Sequence[float], stages: int, embed_cost: float = 0, head_cost: float = 0) -> tuple[Span, ...]:
+    """Contiguous, non-empty spans with the cheapest costliest stage, and among those the least sum of squares.
+
+    `embed_cost` counts on the first stage, `head_cost` on the last. Raises `ValueError` unless there is at
+    least one stage, and a layer for each.
+    """
+    count = len(costs)
+    if not 1 <= stages <= count:
+        raise ValueError(f"{count} layers cannot be divided into {stages} stages")
+    sums = [0.0, *accumulate(costs)]
+
+    def cost(start: int, end: int) -> float:
+        return sums[end] - sums[start] + embed_cost * (start == 0) + head_cost * (end == count)
+
+    bottleneck = max(cost(*span) for span in _best(count, stages, cost, max))
+
+    def square(start: int, end: int) -> float:
+        return cost(start, end) ** 2 if cost(start, end) <= bottleneck else float("inf")
+
+    return _best(count, stages, square, lambda one, other: one + other)
+
+
+def _best(
+    count: int, stages: int, cost: Callable[[int, int], float], join: Callable[[float, float], float]
+) -> tuple[Span, ...]:
+    """Spans of least joint cost, stage by stage: `best[end]` divides the first `end` layers."""
+    best: dict[int, tuple[float, tuple[Span, ...]]] = {end: (cost(0, end), ((0, end),)) for end in range(1, count + 1)}
+    for stage in range(1, stages):
+        best = {
+            end: min(
+                (
+                    (join(best[start][0], cost(start, end)), (*best[start][1], (start, end)))
+                    for start in range(stage, end)
+                ),
+                key=lambda candidate: candidate[0],
+            )
+            for end in range(stage + 1, count + 1)
+        }
+    return best[count][1]
