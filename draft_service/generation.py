@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -64,7 +64,7 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """What the endpoint needs. Closing the iterator (a client that went away) cancels the request at once."""
+    """What the endpoint needs. Closing the generator (a client that went away) cancels the request at once."""
 
     info: EngineInfo
 
@@ -76,5 +76,5 @@ class Engine(Protocol):
     def not_ready_reason(self) -> str:
         """Why not, for a person; empty when ready."""
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """Events of one request, in order. Raises `UnavailableError` when it cannot be taken or finished."""
