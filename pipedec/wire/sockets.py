@@ -1,0 +1,340 @@
+"""ZeroMQ, and the policy of every link. The only file that imports zmq.
+
+    channel   binds                 connects                 carries
+    control   draft pod, ROUTER     each stage, DEALER       registration, formation, heartbeats, cancellation
+    data      each stage, PULL      its predecessor, PUSH    batches
+    verdicts  draft pod, PULL       last stage, PUSH         verdicts
+
+Links are CURVE-encrypted, and authenticated both ways: who connects pins the server's key, and who binds asks the
+ZAP handler of its `Transport`, which lets in the pipeline's client key alone. A link belongs to one thread. What
+arrives is decoded and checked; what is malformed is counted and dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Generic, Literal, Protocol, TypeVar
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
+
+from pipedec.errors import PipeDecError, ProtocolError
+from pipedec.wire import codec
+from pipedec.wire.codec import MAX_HEADER_BYTES, BatchFrames, Buffer, FromHead, FromStage
+from pipedec.wire.fields import MAX_ROWS
+from pipedec.wire.keys import Keys
+from pipedec.wire.messages import Verdict
+
+INSECURE: Final = "insecure"  # in place of keys: neither encryption nor authentication
+
+CONTROL_HWM = 1000  # messages queued per peer; a peer this far behind counts as unreachable
+MAX_CONTROL_BYTES = 2**20
+NO_COPY_BYTES = 2**16  # larger frames are sent from the caller's memory
+DROPS_PER_RECEIVE = 64  # malformed messages skipped in one call, so that a flood cannot hold a loop
+ZAP_DOMAIN = "pipedec"
+POLICY: Final[dict[str, int | bytes]] = {
+    "linger": 200,  # ms; what was sent last (a verdict, a Shutdown) still leaves
+    "tcp_keepalive": 1,
+    "heartbeat_ivl": 2000,  # ms; ZMTP pings, because a machine that vanishes sends no FIN
+    "heartbeat_timeout": 10000,
+    "reconnect_ivl": 50,
+    "reconnect_ivl_max": 1000,
+    "handshake_ivl": 5000,  # a connection that has not finished its handshake by then is cut
+    "copy_threshold": NO_COPY_BYTES,
+}
+_ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_HANDSHAKE_FAILED = (
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+
+T = TypeVar("T")
+_Socket = zmq.Socket[bytes]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Where to listen, and the host that peers are told, when it is another. Port 0: any free one."""
+
+    host: str
+    port: int = 0
+    advertise: str = ""
+
+
+class Transport(AbstractContextManager["Transport"]):
+    """One process's ZeroMQ context, its keys, and the handler that says who may connect."""
+
+    def __init__(self, keys: Keys | Literal["insecure"]) -> None:
+        self._keys = None if keys == INSECURE else keys
+        self._context: zmq.Context[_Socket] = zmq.Context()
+        self._links: set[Link] = set()
+        self._authenticator: ThreadAuthenticator | None = None
+        if self._keys is not None:
+            self._authenticator = ThreadAuthenticator(self._context)
+            self._authenticator.start()
+            self._authenticator.configure_curve_callback(ZAP_DOMAIN, _OnlyClient(self._keys.client.public))
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every link, giving what was sent last a moment to leave."""
+        for link in list(self._links):
+            link.close()
+        if self._authenticator is not None:
+            self._authenticator.stop()
+        self._context.term()
+
+    def bind(self, kind: int, where: Bind, **policy: int | bytes) -> _Socket:
+        """A socket that listens, with keys and policy. Raises `PipeDecError` when the address cannot be had."""
+        bound = self._open(kind, where.host, policy)
+        if self._keys is not None:
+            bound.curve_server = True
+            bound.curve_secretkey = self._keys.server.secret
+            bound.zap_domain = ZAP_DOMAIN.encode()
+            bound.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a handler, nobody gets in
+        try:
+            bound.bind(f"tcp://{where.host}:{where.port}")
+        except zmq.ZMQError as error:
+            bound.close()
+            raise PipeDecError(f"cannot listen on {where.host}:{where.port}: {error.strerror}") from error
+        return bound
+
+    def connect(self, kind: int, address: str, **policy: int | bytes) -> _Socket:
+        """A socket that connects, and reconnects for ever. Raises `ProtocolError` when that is no tcp:// address."""
+        if not _ADDRESS.fullmatch(address):
+            raise ProtocolError(f"an address must be tcp://host:port, not {address!r}")
+        connected = self._open(kind, address.removeprefix("tcp://"), policy)
+        if self._keys is not None:
+            connected.curve_serverkey = self._keys.server.public
+            connected.curve_publickey = self._keys.client.public
+            connected.curve_secretkey = self._keys.client.secret
+        try:
+            connected.connect(address)
+        except zmq.ZMQError as error:
+            connected.close()
+            raise ProtocolError(f"cannot connect to {address}: {error.strerror}") from error
+        return connected
+
+    def _open(self, kind: int, host: str, policy: dict[str, int | bytes]) -> _Socket:
+        opened = self._context.socket(kind)
+        for option, value in (POLICY | {"ipv6": host.startswith("[")} | policy).items():
+            setattr(opened, option, value)
+        return opened
+
+    def monitor(self, bound: _Socket) -> _Socket:
+        """Where refused handshakes are reported. Unlimited: libzmq's I/O thread would wait for its reader."""
+        reports = self._context.socket(zmq.PAIR)
+        reports.rcvhwm = 0
+        address = f"inproc://monitor-{id(bound)}"
+        bound.monitor(address, _HANDSHAKE_FAILED)
+        reports.connect(address)
+        return reports
+
+    def adopt(self, link: Link) -> None:
+        self._links.add(link)
+
+    def release(self, link: Link) -> None:
+        self._links.remove(link)
+
+
+class _OnlyClient:
+    """ZAP's question, answered: the client key of this pipeline, and no other."""
+
+    def __init__(self, public: bytes) -> None:
+        self._public = public
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return key == self._public
+
+
+class Link:
+    """What all links share. `malformed` counts messages dropped."""
+
+    events: int = zmq.POLLIN
+
+    def __init__(self, transport: Transport, pollable: _Socket, monitor: _Socket | None = None) -> None:
+        self.pollable, self._monitor, self._transport = pollable, monitor, transport
+        self.malformed, self._rejected = 0, 0
+        transport.adopt(self)
+
+    @property
+    def rejected(self) -> int:
+        """Connections refused: a wrong key, no key, not ZMTP. To be read now and then: reading empties a queue."""
+        while self._monitor is not None and self._monitor.poll(0):
+            recv_monitor_message(self._monitor)
+            self._rejected += 1
+        return self._rejected
+
+    def close(self) -> None:
+        if self.pollable.closed:
+            return
+        if self._monitor is not None:
+            self.pollable.disable_monitor()
+            self._monitor.close(linger=0)
+            self._monitor = None
+        self.pollable.close()
+        self._transport.release(self)
+
+    def _receive(self, decode: Callable[[Sequence[Buffer]], T]) -> T | None:
+        for _ in range(DROPS_PER_RECEIVE):
+            try:
+                frames = self.pollable.recv_multipart(zmq.NOBLOCK, copy=False)
+                return decode([frame.buffer for frame in frames])
+            except zmq.Again:
+                return None
+            except ProtocolError as error:
+                self.malformed += 1
+                if self.malformed & (self.malformed - 1) == 0:  # the 1st, 2nd, 4th, 8th: a flood fills no disk
+                    _log.warning("dropped a malformed message (%d so far): %s", self.malformed, error)
+        return None
+
+    def _send(self, frames: Sequence[Buffer]) -> bool:
+        try:
+            self.pollable.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+
+class _Bound(Link):
+    """A link that listens. `address` is what peers connect to."""
+
+    def __init__(self, transport: Transport, kind: int, where: Bind, **policy: int | bytes) -> None:
+        bound = transport.bind(kind, where, **policy)
+        super().__init__(transport, bound, transport.monitor(bound))
+        port = bound.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0").rpartition(":")[2]
+        self.address = f"tcp://{where.advertise or where.host}:{port}"
+
+
+class ControlServer(_Bound):
+    """The draft pod's end of the control channel. A peer is the identity that its stage chose."""
+
+    def __init__(self, transport: Transport, where: Bind) -> None:
+        # Mandatory: an unreachable peer is an error, not silence. Handover: a stage that reconnects takes its identity
+        # over from the connection that died.
+        policy: dict[str, int | bytes] = {"router_mandatory": 1, "router_handover": 1, "maxmsgsize": MAX_CONTROL_BYTES}
+        super().__init__(transport, zmq.ROUTER, where, sndhwm=CONTROL_HWM, rcvhwm=CONTROL_HWM, **policy)
+
+    def receive(self) -> tuple[bytes, FromStage] | None:
+        """The next message and its peer; None when there is none now."""
+        return self._receive(lambda frames: (bytes(frames[0]), codec.decode_from_stage(frames[1:])))
+
+    def send(self, peer: bytes, message: FromHead) -> bool:
+        """False when the peer is not connected, or does not read."""
+        try:
+            return self._send([peer, codec.encode(message)])
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+
+
+class ControlClient(Link):
+    """A stage's end of the control channel. `identity` must differ between processes: use the incarnation."""
+
+    def __init__(self, transport: Transport, address: str, identity: str) -> None:
+        policy: dict[str, int | bytes] = {"routing_id": identity.encode(), "maxmsgsize": MAX_CONTROL_BYTES}
+        socket = transport.connect(zmq.DEALER, address, sndhwm=CONTROL_HWM, rcvhwm=CONTROL_HWM, **policy)
+        super().__init__(transport, socket)
+
+    def receive(self) -> FromHead | None:
+        """The next message; None when there is none now."""
+        return self._receive(codec.decode_from_head)
+
+    def send(self, message: FromStage) -> bool:
+        """False when the queue is full. What is sent before there is a connection waits for it."""
+        return self._send([codec.encode(message)])
+
+
+class DataSender(Link):
+    """Batches to the successor, or verdicts to the draft pod. `credits`: how many can be in flight at most."""
+
+    events = zmq.POLLOUT
+
+    def __init__(self, transport: Transport, address: str, *, credits: int) -> None:
+        # Immediate: nothing is queued for a peer that is not there. Nothing ever comes back but ZMTP's own commands.
+        socket = transport.connect(zmq.PUSH, address, sndhwm=credits, immediate=1, maxmsgsize=MAX_CONTROL_BYTES)
+        super().__init__(transport, socket)
+        self.address = address
+
+    def connected(self, timeout: float = 0.0) -> bool:
+        """Whether the peer is connected and authenticated; waits up to `timeout` seconds."""
+        return bool(self.pollable.poll(round(timeout * 1000), zmq.POLLOUT))
+
+    def send(self, *frames: Buffer) -> bool:
+        """False, and nothing sent, when there is no peer or its queue is full. Large frames are not copied: they must
+        not change afterwards."""
+        return self._send(frames)
+
+
+class DataReceiver(_Bound, Generic[T]):
+    """Where batches, or verdicts, arrive."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        where: Bind,
+        decode: Callable[[Sequence[Buffer]], T],
+        max_bytes: int,
+        credits: int,
+    ) -> None:
+        super().__init__(transport, zmq.PULL, where, rcvhwm=credits, maxmsgsize=max_bytes)
+        self._decode = decode
+
+    def receive(self) -> T | None:
+        """The next one; None when there is none now."""
+        return self._receive(self._decode)
+
+
+def batch_receiver(
+    transport: Transport, where: Bind, *, row_bytes: int | None, credits: int
+) -> DataReceiver[BatchFrames]:
+    """Batches, with activations of `row_bytes` per row; None at stage 0, which gets none."""
+    decode = partial(codec.decode_batch, row_bytes=row_bytes)
+    max_bytes = max(MAX_HEADER_BYTES, MAX_ROWS * (row_bytes or 0))
+    return DataReceiver(transport, where, decode, max_bytes, credits)
+
+
+def verdict_receiver(transport: Transport, where: Bind, *, credits: int) -> DataReceiver[Verdict]:
+    """Verdicts, at the draft pod."""
+    return DataReceiver(transport, where, codec.decode_verdict, MAX_HEADER_BYTES, credits)
+
+
+class Pollable(Protocol):
+    """What a `Poller` waits for: a link, or a `Wakeup`."""
+
+    @property
+    def events(self) -> int: ...
+
+    @property
+    def pollable(self) -> _Socket | int: ...
+
+
+class Poller:
+    """Waits for any of several sources. A receiver is ready with a message, a sender with a peer that takes one."""
+
+    def __init__(self, *sources: Pollable) -> None:
+        self._sources: dict[object, Pollable] = {}
+        self._poller = zmq.Poller()
+        for source in sources:
+            self.watch(source)
+
+    def watch(self, source: Pollable) -> None:
+        self._sources[source.pollable] = source
+        self._poller.register(source.pollable, source.events)
+
+    def forget(self, source: Pollable) -> None:
+        del self._sources[source.pollable]
+        self._poller.unregister(source.pollable)
+
+    def wait(self, timeout: float | None) -> list[Pollable]:
+        """What is ready, after at most `timeout` seconds; None waits for ever."""
+        milliseconds = None if timeout is None else max(0, round(timeout * 1000))
+        return [self._sources[ready] for ready, _ in self._poller.poll(milliseconds)]
