@@ -49,9 +49,7 @@ POLICY: Final[dict[str, int | bytes]] = {
     "copy_threshold": NO_COPY_BYTES,
 }
 _ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
-_HANDSHAKE_FAILED = (
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
-)
+_HANDSHAKES = zmq.Event.ACCEPTED | zmq.Event.HANDSHAKE_SUCCEEDED
 
 T = TypeVar("T")
 _Socket = zmq.Socket[bytes]
@@ -129,11 +127,11 @@ class Transport(AbstractContextManager["Transport"]):
         return opened
 
     def monitor(self, bound: _Socket) -> _Socket:
-        """Where refused handshakes are reported. Unlimited: libzmq's I/O thread would wait for its reader."""
+        """Where handshakes are reported. Unlimited: libzmq's I/O thread would wait for its reader."""
         reports = self._context.socket(zmq.PAIR)
         reports.rcvhwm = 0
         address = f"inproc://monitor-{id(bound)}"
-        bound.monitor(address, _HANDSHAKE_FAILED)
+        bound.monitor(address, _HANDSHAKES)
         reports.connect(address)
         return reports
 
@@ -166,10 +164,11 @@ class Link:
 
     @property
     def rejected(self) -> int:
-        """Connections refused: a wrong key, no key, not ZMTP. To be read now and then: reading empties a queue."""
+        """Connections that came without the right key, or without ZMTP (a handshake under way counts until it is
+        done). To be read now and then: reading empties a queue."""
         while self._monitor is not None and self._monitor.poll(0):
-            recv_monitor_message(self._monitor)
-            self._rejected += 1
+            accepted = recv_monitor_message(self._monitor)["event"] == zmq.Event.ACCEPTED
+            self._rejected += 1 if accepted else -1
         return self._rejected
 
     def close(self) -> None:
