@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from pipedec.errors import ProtocolError
 from pipedec.model.attention import PoolCache
 from pipedec.model.context import Bools, Contexts, Limits
 from pipedec.model.kv_pool import KVPool
-from pipedec.model.loader import SpanModel
 from pipedec.model.plan import Planner
+from pipedec.model.span import Span
 from pipedec.wire.messages import Batch, Poison, Prefill
 
 
 class SpanExecutor:
     """A span of layers with its KV pool. Every stage, and the draft, is one of these fed by a stream of batches."""
 
-    def __init__(self, model: SpanModel, num_slots: int) -> None:
+    def __init__(self, model: Span, num_slots: int) -> None:
         self.model = model
         self.num_slots = num_slots
         self.pool = KVPool(len(model.layers), num_slots, *model.kv_shape, model.dtype, model.device)
@@ -67,9 +68,7 @@ class SpanExecutor:
     @torch.inference_mode()
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Final norm and LM head: [rows, hidden] -> float32 logits [rows, vocabulary]."""
-        architecture = self.model.architecture
-        logits: torch.Tensor = architecture.lm_head(architecture.norm(hidden))
-        return logits.float()
+        return logits_of(self.model.architecture.norm, self.model.architecture.lm_head, hidden)
 
     def _check_hidden(self, hidden: torch.Tensor | None, count: int) -> None:
         if (hidden is None) != self.model.first:
@@ -104,7 +103,7 @@ class SpanExecutor:
 class _Rotary:
     """The rotary embeddings of a batch's positions, as keyword arguments of each layer."""
 
-    def __init__(self, model: SpanModel) -> None:
+    def __init__(self, model: Span) -> None:
         self._module = model.architecture.rotary
         types = getattr(model.architecture.lm.config, "layer_types", None)
         by_type = self._module is not None and "layer_type" in inspect.signature(self._module.forward).parameters
@@ -128,3 +127,8 @@ def _present(batch: Batch, alive: npt.NDArray[np.integer[Any]] | None) -> Bools:
         present[:] = False
         present[alive] = True
     return present
+
+
+def logits_of(norm: nn.Module, lm_head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = lm_head(norm(hidden))
+    return logits.float()

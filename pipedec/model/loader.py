@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,22 +20,15 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from pipedec.errors import ModelError
 from pipedec.model.architecture import Architecture, build_on_meta
+from pipedec.model.conformance import check_conformance
 from pipedec.model.shape import TensorInfo, checkpoint_tensors, model_shape
+from pipedec.model.span import Span
 
 Progress = Callable[[float], None]  # is given the fraction loaded so far, rising to 1.0
 
 
-@dataclass(frozen=True, eq=False)
-class SpanModel:
-    """Layers [start, end) of a model, with its embedding if `first` and its norm and LM head if `last`."""
-
-    architecture: Architecture
-    span: tuple[int, int]
-    first: bool
-    last: bool
-    dtype: torch.dtype
-    device: torch.device
-    max_context: int
+class SpanModel(Span):
+    """A span read from a checkpoint, and proven to compute what transformers computes."""
 
     @classmethod
     def load(
@@ -68,28 +60,9 @@ class SpanModel:
         for module in [architecture.base, *kept]:
             _compute_rotary(architecture.lm, module, device)
         _refuse_unfilled(architecture, kept)
-        return cls(architecture, (start, end), first, last, dtype, device, shape.max_context)
-
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        return list(self.architecture.layers[self.span[0] : self.span[1]])
-
-    @property
-    def vocab_size(self) -> int:
-        return int(self.architecture.lm.config.vocab_size)
-
-    @property
-    def hidden_size(self) -> int:
-        """Last dimension of the activation between stages."""
-        return int(self.architecture.lm.config.hidden_size)
-
-    @property
-    def kv_shape(self) -> tuple[int, int]:
-        """KV heads, and the dimension of each."""
-        config = self.architecture.lm.config
-        heads = config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return getattr(config, "num_key_value_heads", None) or heads, head_dim
+        span = cls(architecture, (start, end), first, last, dtype, device, shape.max_context)
+        check_conformance(span)
+        return span
 
 
 def _fill(
@@ -110,7 +83,7 @@ def _fill(
     total, done = sum(tensors[source].count for source in sources), 0
     for file, names in by_file.items():
         for name in names:
-            value = _read(file, name, dtype if lm_casts(lm, name) else None, device)
+            value = _read(file, name, dtype if _casts(lm, name) else None, device)
             for owner, attribute in sources[name]:
                 _assign(path, name, owner, attribute, value)
             done += value.numel()
@@ -118,7 +91,7 @@ def _fill(
                 progress(done / total)
 
 
-def lm_casts(lm: PreTrainedModel, name: str) -> bool:
+def _casts(lm: PreTrainedModel, name: str) -> bool:
     """Whether a tensor takes the model's dtype; a few families keep some (a router's bias) in float32."""
     exact = {*(lm._keep_in_fp32_modules or ()), *(lm._keep_in_fp32_modules_strict or ())}
     return not any(part in name for part in exact)
