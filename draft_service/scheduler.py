@@ -117,11 +117,16 @@ class Scheduler:
 
     def compose(self) -> Batch | None:
         """The next batch, or None while there is nothing to send or no credit to send it."""
-        if self.epoch is None or self._in_flight > self.limits.stages or self._started < self._step - 1:
+        if self.epoch is None or self._in_flight > self.limits.stages:
             return None
-        self._admit()
-        prefilled = self._catch_up_target()
-        rows = [*self._certain_rows(), *self._predicted_rows()]
+        # Until stage 0 wants a batch, predictions would only grow stale in its queue; a certain token does not.
+        wanted = self._started >= self._step - 1
+        if wanted:
+            self._admit()
+        prefilled = self._catch_up_target() if wanted else 0
+        rows = self._certain_rows()
+        if wanted:
+            rows += self._predicted_rows()
         if not rows and not prefilled:
             return None  # the ops wait for the next batch
         for sequence in {row.request: self.running[row.request] for row in rows}.values():
@@ -162,13 +167,18 @@ class Scheduler:
         for sequence in list(self.running.values()):
             root = sequence.tree.root
             due = not root.sent and sequence.is_caught_up(sequence.target)
-            if not due or (self.draft_available and self.policy.holds(sequence.tree)):
+            if not due or self._is_held(sequence):
                 continue
             if self._allocator.num_free == 0 and root.slot == NO_SLOT:
                 self._preempt_youngest()
             if sequence.id in self.running:
                 rows.append(self._send(sequence, root))
         return [row for row in rows if row.request in self.running]
+
+    def _is_held(self, sequence: Sequence) -> bool:
+        """Whether the cursor waits for its tree; not where the draft model is gone, or has no slots to go on."""
+        drafting = self._draft_job is not None or self._allocator.num_free > self._reserve()
+        return self.draft_available and drafting and self.policy.holds(sequence.tree)
 
     def _predicted_rows(self) -> list[Row]:
         rows: list[Row] = []

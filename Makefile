@@ -1,0 +1,36 @@
+# The commands of the README. Every target creates what it needs in $(VENV) and touches nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+# Any PyTorch from 2.6 on works. On a machine with GPUs choose the build that fits its driver: make TORCH="torch" ...
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+
+.PHONY: help install demo test lint unit e2e clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## a virtual environment with everything
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: install  ## a pipeline of processes on this machine: SmolLM2, 4 stages and a draft, one completion over HTTP
+	$(BIN)/python examples/demo.py
+
+test: lint unit  ## everything that needs no cluster
+
+lint: install  ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: install
+	$(BIN)/pytest -m "not e2e"
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,57 @@
+"""The draft model: evaluates a batch of nodes and proposes children for each. No sockets.
+
+It runs the same executor as a stage, over all its layers, on the same slot numbers, fed by batches of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+from pipedec.model.executor import SpanExecutor
+from pipedec.wire.messages import Batch
+
+Children = list[tuple[int, float]]  # (token, log-probability), likeliest first
+Adjust = Callable[[Batch, torch.Tensor], torch.Tensor]
+
+
+class Proposer(Protocol):
+    """Anything that can propose children: a draft model, or in tests one that is always wrong or always right."""
+
+    def reset(self, num_slots: int) -> None:
+        """Forget all requests and hold that many KV slots: batches begin anew."""
+
+    def propose(self, batch: Batch) -> Sequence[Children]:
+        """Children for each tree row of the batch, whose ops and prefill tokens are applied first."""
+
+
+class Drafter:
+    """A draft model of any size that shares the target's vocabulary.
+
+    `children`: proposals per node. `adjust`: applied to the logits [rows, vocabulary] of a batch's tree rows before
+    they are ranked; the benchmarks make drafts of a chosen quality with it.
+    """
+
+    def __init__(self, executor: SpanExecutor, children: int, adjust: Adjust | None = None) -> None:
+        self._executor = executor
+        self._children = children
+        self._adjust = adjust
+
+    def reset(self, num_slots: int) -> None:
+        self._executor.reset()
+
+    @torch.inference_mode()
+    def propose(self, batch: Batch) -> Sequence[Children]:
+        hidden = self._executor.execute(batch, None)[batch.num_prefill :]
+        if not len(batch.rows):
+            return ()
+        logits = self._executor.head(hidden)
+        if self._adjust is not None:
+            logits = self._adjust(batch, logits)
+        best = logits.log_softmax(-1).topk(min(self._children, logits.shape[-1]))
+        return [
+            list(zip(tokens, values, strict=True))
+            for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]

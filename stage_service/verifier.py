@@ -1,0 +1,91 @@
+"""Verification on the last stage: which rows' outputs count, and which tokens they decide. No sockets.
+
+Per request there is a *cursor*, the newest accepted node, and the token that its output decided. A row matches if its
+parent is the cursor and its token is that token; then it becomes the cursor, and its own output decides the next
+token. Hits and misses are this one rule: after a miss the scheduler sends the decided token as a new row, which
+matches when it arrives. So a hit needs no round trip, and one batch may decide several tokens of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from pipedec.model.sampling import History, choose
+
+from pipedec.sampling_params import SamplingParams
+from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill, TokenLogprobs
+
+Head = Callable[[torch.Tensor], torch.Tensor]  # hidden [rows, width] -> float32 logits [rows, vocabulary]
+
+
+@dataclass(slots=True)
+class Tracked:
+    """A request at the last stage. `expected` is None until the request's first row, which always matches."""
+
+    sampling: SamplingParams
+    history: History
+    cursor: int = NO_PARENT
+    expected: int | None = None
+
+
+class Verifier:
+    """Cursors of all requests. `verify` takes every batch of an epoch, in order."""
+
+    def __init__(self) -> None:
+        self._tracked: dict[int, Tracked] = {}
+
+    def reset(self) -> None:
+        """Forget all requests: a new epoch begins."""
+        self._tracked.clear()
+
+    def verify(self, batch: Batch, hidden: torch.Tensor, present: dict[int, int], head: Head) -> tuple[Decision, ...]:
+        """Tokens that this batch decides.
+
+        hidden: [activation rows present, width], the last layer's output; present: tree row -> its index in `hidden`;
+        head: applied to the rows that matter only, which are few (one per request and accepted token).
+        """
+        self._apply(batch.ops)
+        columns = zip(batch.rows.request.tolist(), batch.rows.parent.tolist(), batch.rows.token.tolist(), strict=True)
+        # A row that is not present was cancelled: nothing below it, or of its request, will be asked for.
+        arrived = {key: row for row, key in enumerate(columns) if row in present}
+        requests = dict.fromkeys(request for request, _, _ in arrived)
+        decided: dict[int, tuple[list[int], list[TokenLogprobs]]] = {}
+        while matches := [(q, row) for q in requests if (row := self._awaited(q, arrived)) is not None]:
+            logits = head(hidden[[present[row] for _, row in matches]])
+            for (request, row), row_logits in zip(matches, logits, strict=True):
+                token, logprobs = self._decide(request, batch, row, row_logits)
+                tokens, all_logprobs = decided.setdefault(request, ([], []))
+                tokens.append(token)
+                if logprobs is not None:
+                    all_logprobs.append(logprobs)
+            requests = dict.fromkeys(request for request, _ in matches)
+        return tuple(Decision(request, tuple(tokens), tuple(logs)) for request, (tokens, logs) in decided.items())
+
+    def _apply(self, ops: Iterable[Op]) -> None:
+        for op in ops:
+            match op:
+                case Open(request, sampling, num_prompt):
+                    self._tracked[request] = Tracked(sampling, History(num_prompt))
+                case Prefill(request, _, tokens, _):
+                    self._tracked[request].history.extend(tokens)
+                case Close(request):
+                    self._tracked.pop(request, None)
+                case _:
+                    pass
+
+    def _awaited(self, request: int, arrived: dict[tuple[int, int, int], int]) -> int | None:
+        """The row that the request's cursor waits for, if it is in this batch."""
+        tracked = self._tracked[request]
+        if tracked.expected is not None:
+            return arrived.get((request, tracked.cursor, tracked.expected))
+        return next((row for (q, parent, _), row in arrived.items() if (q, parent) == (request, NO_PARENT)), None)
+
+    def _decide(self, request: int, batch: Batch, row: int, logits: torch.Tensor) -> tuple[int, TokenLogprobs | None]:
+        tracked = self._tracked[request]
+        tracked.cursor = int(batch.rows.node[row])
+        tracked.history.extend((int(batch.rows.token[row]),))
+        position = int(batch.rows.position[row]) + 1
+        tracked.expected, logprobs = choose(logits, tracked.sampling, position, tracked.history)
+        return tracked.expected, logprobs

@@ -1,0 +1,91 @@
+"""One stage's work: a batch and its activation in, the next activation or a verdict out. No sockets, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipedec.model.executor import SpanExecutor
+from pipedec.model.tensors import from_buffer, to_buffer
+from pipedec.wire.codec import Activation
+from pipedec.wire.messages import Batch, Cancel, Int32, Verdict
+from stage_service.verifier import Verifier
+
+LayerHook = Callable[[int], None]  # called before the layer of that local index
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a step produced: an activation to pass on, or on the last stage a verdict. `rows` were computed."""
+
+    rows: int
+    activation: Activation | None = None
+    verdict: Verdict | None = None
+
+
+class StageWorker:
+    """A span of the target's layers with its KV pool, and on the last stage the verifier."""
+
+    def __init__(self, executor: SpanExecutor, is_last: bool) -> None:
+        self._executor = executor
+        self._verifier = Verifier() if is_last else None
+        self.width = executor.model.hidden_size
+        self.dtype = executor.model.dtype
+        self._cancelled: dict[tuple[int, int], int] = {}  # (request, node) -> the last step that may carry it
+
+    def reset(self, epoch: int, num_slots: int) -> None:
+        """A new epoch: forget all requests; the weights stay. `num_slots` is at most what was offered."""
+        self._executor.reset()
+        self._cancelled.clear()
+        if self._verifier is not None:
+            self._verifier.reset()
+
+    def cancel(self, cancel: Cancel) -> None:
+        """Rows that cannot become tokens any more need not be computed."""
+        for node in cancel.nodes:
+            self._cancelled[node] = cancel.step
+
+    @torch.inference_mode()
+    def step(self, batch: Batch, activation: Activation | None, on_layer: LayerHook | None = None) -> StageResult:
+        """Apply the batch's ops, run the layers on the rows that are alive, and verify on the last stage.
+
+        `activation` is None on stage 0, which embeds the tokens. Raises `ProtocolError` for an impossible batch.
+        """
+        arriving = None if activation is None else activation.alive
+        alive, kept = self._drop_cancelled(batch, arriving)
+        hidden = None
+        if activation is not None:
+            hidden = from_buffer(activation.data, self.dtype, (activation.rows, self.width))
+            hidden = hidden if kept is None else hidden[torch.from_numpy(kept)]
+        hidden = self._executor.execute(batch, hidden, alive, on_layer)
+        if self._verifier is None:
+            return StageResult(len(hidden), activation=Activation(to_buffer(hidden), len(hidden), alive))
+        decisions = self._verifier.verify(batch, hidden, tree_rows(batch, alive), self._executor.head)
+        return StageResult(len(hidden), verdict=Verdict(batch.epoch, batch.step, decisions))
+
+    def _drop_cancelled(self, batch: Batch, arriving: Int32 | None) -> tuple[Int32 | None, Int32 | None]:
+        """The rows to compute, as indices of the batch's rows and of the arriving activation's; None means all."""
+        self._cancelled = {node: step for node, step in self._cancelled.items() if step >= batch.step}
+        if not self._cancelled:
+            return arriving, None
+        first = batch.num_prefill
+        dead = [
+            first + row
+            for row, node in enumerate(zip(batch.rows.request.tolist(), batch.rows.node.tolist(), strict=True))
+            if node in self._cancelled
+        ]
+        if not dead:
+            return arriving, None
+        present = np.arange(batch.num_rows, dtype=np.int32) if arriving is None else arriving
+        keep = ~np.isin(present, dead)
+        return present[keep], np.flatnonzero(keep)
+
+
+def tree_rows(batch: Batch, alive: Int32 | None) -> dict[int, int]:
+    """Tree row -> its index among the activation rows that are present."""
+    first = batch.num_prefill
+    present = range(batch.num_rows) if alive is None else alive.tolist()
+    return {row - first: index for index, row in enumerate(present) if row >= first}

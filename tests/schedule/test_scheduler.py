@@ -1,0 +1,131 @@
+"""The scheduler, the verifier and every policy on symbolic stages: outputs are exact whatever happens."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.simulation import Simulation, Timing
+from draft_service.generation import GenerationRequest
+from draft_service.scheduler import Limits, Scheduler
+from pipedec.policy import PolicyName, make_policy
+from tests.symbolic import VOCABULARY, SymbolicDraft, SymbolicStage, continuation
+
+POLICIES: tuple[PolicyName, ...] = ("none", "static-tree", "pipedec", "adaptive")
+
+
+def simulate(
+    policy: PolicyName, stages: int, quality: float, num_slots: int = 256, timing: Timing | None = None, **limits: int
+) -> Simulation:
+    scheduler = Scheduler(Limits(stages, poison=True, **limits), make_policy(policy, width=6, children=3, depth=3))
+    spans = [SymbolicStage(index == 0, index == stages - 1) for index in range(stages)]
+    draft = SymbolicDraft(quality, children=3) if policy != "none" else None
+    checks = scheduler.check_integrity if stages < 5 else None
+    return Simulation(scheduler, spans, draft, num_slots, timing, after_event=checks)
+
+
+def requests(count: int, seed: int, max_tokens: int = 16) -> dict[int, GenerationRequest]:
+    rng = random.Random(seed)
+    return {
+        key: GenerationRequest(
+            tuple(rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 20))), rng.randint(1, max_tokens)
+        )
+        for key in range(count)
+    }
+
+
+def check(simulation: Simulation, load: dict[int, GenerationRequest]) -> None:
+    for key, request in load.items():
+        generated = simulation.generated[key]
+        assert generated.tokens == continuation(request.prompt, request.max_tokens)
+        assert generated.statistics is not None
+        assert generated.statistics.hits + generated.statistics.misses == request.max_tokens
+    assert simulation.scheduler.num_slots_used == 0
+    assert not simulation.scheduler.running
+    assert not simulation.scheduler.waiting
+
+
+@pytest.mark.parametrize("quality", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("stages", [1, 2, 3, 5, 14])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_output_is_the_targets_own(policy: PolicyName, stages: int, quality: float) -> None:
+    load = requests(3, seed=stages)
+    simulation = simulate(policy, stages, quality)
+    simulation.run(load)
+    check(simulation, load)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    policy=st.sampled_from(POLICIES),
+    stages=st.integers(1, 7),
+    quality=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+    num_slots=st.integers(48, 120),
+    chunk=st.integers(1, 16),
+    draft_ms=st.sampled_from([0.1, 5.0, 60.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_aborts_epochs_and_scarce_slots(
+    policy: PolicyName, stages: int, quality: float, num_slots: int, chunk: int, draft_ms: float, seed: int
+) -> None:
+    """Small pools (requests are put back and resumed), aborts, lost formations and a draft that comes and goes."""
+    rng = random.Random(seed)
+    load = requests(5, seed)
+    timing = Timing(draft=lambda rows: draft_ms / 1000)
+    simulation = simulate(policy, stages, quality, num_slots, timing, prefill_chunk=chunk, max_sequences=4)
+    scheduler, aborted = simulation.scheduler, set()
+    simulation.run(load, until=lambda: rng.random() < 0.02)
+    for _ in range(4):
+        match rng.randrange(4):
+            case 0:
+                aborted.add(victim := rng.randrange(5))
+                scheduler.abort(victim)
+            case 1:
+                simulation.form(num_slots)
+            case 2:
+                scheduler.lose_draft()
+            case 3:
+                if simulation.draft is not None and policy != "none":
+                    simulation.draft.reset(num_slots)
+                scheduler.restore_draft()
+        scheduler.check_integrity()
+        simulation.run({}, until=lambda: rng.random() < 0.02)
+    simulation.run({})
+    for key in aborted:
+        expected = continuation(load[key].prompt, load[key].max_tokens)
+        tokens = simulation.generated[key].tokens
+        assert tokens == expected[: len(tokens)]
+        del load[key]
+    check(simulation, load)
+
+
+def test_end_tokens_end_a_sequence_with_batches_in_flight() -> None:
+    prompt = (1, 2, 3)
+    expected = continuation(prompt, 60)
+    end = expected[17]
+    expected = expected[: expected.index(end) + 1]
+    simulation = simulate("adaptive", 5, 0.9)
+    simulation.run({0: GenerationRequest(prompt, 60, end_tokens=frozenset({end}))})
+    assert simulation.generated[0].tokens == expected
+    assert simulation.scheduler.num_slots_used == 0
+
+
+def test_a_perfect_draft_gives_one_token_per_step() -> None:
+    """After the pipeline is filled once, the paper's policy decides a token at every step."""
+    stages, tokens = 8, 40
+    simulation = simulate("pipedec", stages, quality=1.0, timing=Timing(link=0.0, draft=lambda rows: 0.0))
+    times = simulation.run({0: GenerationRequest((1, 2, 3), tokens)})[0].times
+    assert times[0] == pytest.approx(stages * 0.020)
+    assert times[-1] - times[0] == pytest.approx((tokens - 1) * 0.020)
+
+
+def test_a_useless_draft_is_never_slower_than_plain_pipeline_parallelism() -> None:
+    prompt, tokens, times = (5, 6), 20, {}
+    for policy in ("none", "pipedec", "adaptive"):
+        simulation = simulate(policy, 6, quality=0.0)
+        times[policy] = simulation.run({0: GenerationRequest(prompt, tokens)})[0].times[-1]
+    assert times["pipedec"] <= times["none"] * 1.001
+    assert times["adaptive"] <= times["none"] * 1.001
