@@ -1,0 +1,151 @@
+"""The next token from one row of logits.
+
+A token is drawn with the Gumbel-max trick: argmax of logit + noise, where the noise of token v is a hash of (seed,
+position, v). So the draw depends on nothing else: not on batch, policy, stages or faults. Processing follows
+`SamplingParams`; top-k, top-p and min-p mean what they mean in transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pipedec.errors import ModelError, ProtocolError
+from pipedec.sampling_params import SamplingParams
+from pipedec.wire.messages import TokenLogprobs
+
+_WORD = 2**64
+_GOLDEN = 0x9E3779B97F4A7C15  # splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators"
+_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+class History:
+    """The tokens of one request so far, as its sampling parameters need them: counts only if there are penalties."""
+
+    def __init__(self, params: SamplingParams, num_prompt: int, vocab_size: int, device: torch.device | str) -> None:
+        named = (*(token for token, _ in params.logit_bias), *params.end_tokens)
+        if any(not 0 <= token < vocab_size for token in named):
+            raise ProtocolError(f"logit_bias and end_tokens name tokens in [0, {vocab_size})")
+        self.num_tokens = 0
+        self._num_prompt = num_prompt
+        self._vocab_size = vocab_size
+        self.seen: torch.Tensor | None = None  # bool [V], of prompt and output
+        self.counts: torch.Tensor | None = None  # float32 [V], of output
+        if params.repetition_penalty != 1.0:
+            self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        if params.frequency_penalty or params.presence_penalty:
+            self.counts = torch.zeros(vocab_size, device=device)
+
+    @property
+    def num_output(self) -> int:
+        return max(0, self.num_tokens - self._num_prompt)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """These tokens follow; the first `num_prompt` of all are the prompt, the others are output."""
+        output = tokens[max(0, self._num_prompt - self.num_tokens) :]
+        self.num_tokens += len(tokens)
+        if self.seen is not None:
+            self.seen[torch.tensor(tokens, dtype=torch.int64, device=self.seen.device)] = True
+        if self.counts is not None and output:
+            index = torch.tensor(output, dtype=torch.int64, device=self.counts.device)
+            self.counts.index_add_(0, index, torch.ones_like(index, dtype=torch.float32))
+
+
+@torch.inference_mode()
+def choose(
+    logits: torch.Tensor, params: SamplingParams, position: int, history: History
+) -> tuple[int, TokenLogprobs | None]:
+    """The token at `position` from float32 logits [V] of the row before it, and its log-probabilities if asked for.
+
+    Raises ModelError for logits that are not numbers.
+    """
+    if torch.isnan(logits.max()):
+        raise ModelError("the logits are NaN: the model overflows in this dtype, or a freed KV slot was read")
+    scores = _penalised(logits, params, history)
+    if params.greedy:
+        token = int((scores == scores.max()).nonzero()[0])
+    else:
+        token = _draw(truncate(scores / params.temperature, params), params.seed, position)
+    return token, None if params.logprobs is None else _logprobs(logits, token, params.logprobs)
+
+
+def truncate(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """Scores [V] with -inf where top-k, top-p or min-p exclude a token."""
+    if 0 < params.top_k < len(scores):
+        scores = scores.masked_fill(scores < scores.topk(params.top_k).values[-1], float("-inf"))
+    if params.top_p < 1.0:
+        ordered, tokens = scores.sort(descending=True, stable=True)
+        before = ordered.softmax(-1).cumsum(-1).roll(1)
+        before[0] = 0.0  # the likeliest always stays
+        excluded = torch.empty_like(before, dtype=torch.bool).scatter_(0, tokens, before >= params.top_p)
+        scores = scores.masked_fill(excluded, float("-inf"))
+    if params.min_p > 0.0:
+        probabilities = scores.softmax(-1)
+        scores = scores.masked_fill(probabilities < params.min_p * probabilities.max(), float("-inf"))
+    return scores
+
+
+def uniform(seed: int, position: int, tokens: torch.Tensor) -> torch.Tensor:
+    """Numbers in (0, 1), float64, each a hash of (seed, position, token id); the same on every device.
+
+    52 of the hash's bits are used: with 53, the largest would round to 1.
+    """
+    state = _mix(_mix(seed) + position * _GOLDEN)
+    bits = _shifted(_mix_tensor(tokens * _signed(_GOLDEN) + _signed(state)), 12)
+    return (bits.double() + 0.5) * 2.0**-52
+
+
+def _penalised(logits: torch.Tensor, params: SamplingParams, history: History) -> torch.Tensor:
+    scores = logits
+    if params.end_tokens and history.num_output < params.min_tokens:
+        scores = scores.index_fill(0, torch.tensor(params.end_tokens, device=scores.device), float("-inf"))
+    if params.logit_bias:
+        tokens, biases = zip(*params.logit_bias, strict=True)
+        index = torch.tensor(tokens, device=scores.device)
+        scores = scores.index_add(0, index, torch.tensor(biases, device=scores.device))
+    if history.seen is not None:
+        penalty = params.repetition_penalty
+        penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
+        scores = torch.where(history.seen, penalised, scores)
+    if history.counts is not None:
+        counts = history.counts
+        scores = scores - params.frequency_penalty * counts - params.presence_penalty * (counts > 0)
+    return scores
+
+
+def _draw(scores: torch.Tensor, seed: int, position: int) -> int:
+    tokens = (scores > float("-inf")).nonzero()[:, 0]
+    gumbel = -torch.log(-torch.log(uniform(seed, position, tokens)))
+    return int(tokens[(scores[tokens].double() + gumbel).argmax()])
+
+
+def _logprobs(logits: torch.Tensor, token: int, count: int) -> TokenLogprobs:
+    logprobs = logits.log_softmax(-1)
+    values, tokens = logprobs.topk(min(count, len(logprobs)))
+    return TokenLogprobs(float(logprobs[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
+
+
+def _mix(state: int) -> int:
+    state = (state + _GOLDEN) % _WORD
+    state = (state ^ (state >> 30)) * _MIX_1 % _WORD
+    state = (state ^ (state >> 27)) * _MIX_2 % _WORD
+    return state ^ (state >> 31)
+
+
+def _mix_tensor(state: torch.Tensor) -> torch.Tensor:
+    """The same on int64 tensors, whose multiplication wraps as that of uint64 does."""
+    state = state + _signed(_GOLDEN)
+    state = (state ^ _shifted(state, 30)) * _signed(_MIX_1)
+    state = (state ^ _shifted(state, 27)) * _signed(_MIX_2)
+    mixed: torch.Tensor = state ^ _shifted(state, 31)
+    return mixed
+
+
+def _shifted(value: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical shift right; torch's own keeps the sign."""
+    return (value >> bits) & (2 ** (64 - bits) - 1)
+
+
+def _signed(word: int) -> int:
+    return word - _WORD if word >= _WORD // 2 else word
