@@ -1,0 +1,143 @@
+"""From a valid request body to the sequences that the engine is asked for: tokens, defaults, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from draft_service.api.openai_types import MAX_SEQUENCES, ChatBody, CompletionBody, GenerationBody, Message
+from draft_service.generation import EngineInfo, GenerationRequest
+from draft_service.text import Tokenizer
+from pipedec.errors import RequestError
+from pipedec.sampling_params import SamplingParams
+
+INLINE_CHARACTERS = 8192  # longer prompts are tokenised in a thread: the event loop has streams to serve
+COMPLETION_TOKENS = 16  # OpenAI's default for completions; a chat's is the rest of the context
+SAMPLING_FIELDS = (
+    *("temperature", "top_p", "min_p", "min_tokens"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The sequences of one HTTP request: `n` for each of its prompts, in order. `stops` are the stop strings of all."""
+
+    sequences: tuple[GenerationRequest, ...]
+    stops: tuple[str, ...]
+    num_prompt_tokens: int  # each prompt counted once
+
+
+class Admitter:
+    """Admits requests for one model. Its methods raise `RequestError` for what cannot be served."""
+
+    def __init__(self, tokenizer: Tokenizer, info: EngineInfo) -> None:
+        self._tokenizer, self._info = tokenizer, info
+
+    async def completion(self, body: CompletionBody) -> Admission:
+        if body.best_of not in (None, body.n or 1):
+            raise RequestError("best_of must be equal to n: choices are not ranked here", "best_of")
+        single = isinstance(body.prompt, str) or isinstance(body.prompt[0], int)
+        prompts = cast("list[str | list[int]]", [body.prompt] if single else body.prompt)
+
+        def encode() -> list[list[int]]:
+            return [self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+
+        tokens = await _off_loop_if_long(encode, sum(len(prompt) for prompt in prompts if isinstance(prompt, str)))
+        max_tokens = self._max_tokens("prompt", tokens, body.max_tokens, COMPLETION_TOKENS)
+        return self._admit(body, tokens, max_tokens, body.logprobs)
+
+    async def chat(self, body: ChatBody) -> Admission:
+        if body.top_logprobs is not None and not body.logprobs:
+            raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        messages = [_plain(message) for message in body.messages]
+
+        def encode() -> list[list[int]]:
+            return [self._tokenizer.encode_chat(messages, body.chat_template_kwargs or {})]
+
+        tokens = await _off_loop_if_long(encode, sum(len(message["content"]) for message in messages))
+        asked = body.max_completion_tokens or body.max_tokens
+        max_tokens = self._max_tokens("messages", tokens, asked, self._info.context)
+        return self._admit(body, tokens, max_tokens, logprobs)
+
+    def _max_tokens(
+        self, param: str, prompts: Sequence[Sequence[int]], asked: int | None, default: int
+    ) -> tuple[int, ...]:
+        """How many tokens each prompt, given in the field `param`, may have for its answer."""
+        context = self._info.context
+        for prompt in prompts:
+            if not prompt:
+                raise RequestError("the prompt is empty", param)
+            self._check_vocabulary(param, prompt)
+            if len(prompt) + (asked or 1) > context:
+                raise RequestError(
+                    f"the model's context is {context} tokens: the prompt has {len(prompt)} and "
+                    f"{asked or 'at least 1'} would be generated",
+                    param,
+                    code="context_length_exceeded",
+                )
+        return tuple(asked or min(default, context - len(prompt)) for prompt in prompts)
+
+    def _admit(
+        self,
+        body: GenerationBody,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: Sequence[int],
+        logprobs: int | None,
+    ) -> Admission:
+        n = body.n or 1
+        if n * len(prompts) > MAX_SEQUENCES:
+            raise RequestError(f"{len(prompts)} prompts with {n} choices: more than {MAX_SEQUENCES} sequences", "n")
+        if (body.min_tokens or 0) > min(max_tokens):
+            raise RequestError(f"min_tokens must not be above max_tokens, {min(max_tokens)}", "min_tokens")
+        end_tokens = frozenset(body.stop_token_ids or ()) | (
+            frozenset() if body.ignore_eos else self._tokenizer.end_tokens
+        )
+        self._check_vocabulary("stop_token_ids", body.stop_token_ids or ())
+        sampling = self._sampling(body, end_tokens, logprobs)
+        choices = [replace(sampling, seed=(sampling.seed + choice) % 2**63) for choice in range(n)]
+        return Admission(
+            tuple(
+                GenerationRequest(tuple(prompt), limit, choice, end_tokens)
+                for prompt, limit in zip(prompts, max_tokens, strict=True)
+                for choice in choices
+            ),
+            (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+            sum(map(len, prompts)),
+        )
+
+    def _sampling(self, body: GenerationBody, end_tokens: frozenset[int], logprobs: int | None) -> SamplingParams:
+        """The sampling of the first choice. OpenAI's defaults: temperature 1, and a seed that nobody knows."""
+        biases = {int(token): bias for token, bias in (body.logit_bias or {}).items()}
+        self._check_vocabulary("logit_bias", tuple(biases))
+        given = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
+        return SamplingParams(
+            **({"temperature": 1.0} | given),
+            top_k=max(body.top_k or 0, 0),  # vLLM's -1: off
+            logit_bias=tuple(biases.items()),
+            end_tokens=tuple(sorted(end_tokens)),
+            seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
+            logprobs=logprobs,
+        )
+
+    def _check_vocabulary(self, param: str, tokens: Sequence[int]) -> None:
+        if tokens and max(tokens) >= self._info.vocab_size:
+            raise RequestError(f"{max(tokens)} is not a token: the model has {self._info.vocab_size}", param)
+
+
+async def _off_loop_if_long(encode: Callable[[], list[list[int]]], num_characters: int) -> list[list[int]]:
+    return encode() if num_characters <= INLINE_CHARACTERS else await asyncio.to_thread(encode)
+
+
+def _plain(message: Message) -> dict[str, str]:
+    """A message as chat templates read it: `developer` is OpenAI's newer name of `system`, and parts are lines."""
+    content = message.content
+    plain = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": content if isinstance(content, str) else "\n".join(part.text for part in content),
+    }
+    return plain if message.name is None else plain | {"name": message.name}

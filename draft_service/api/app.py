@@ -1,0 +1,168 @@
+"""The routes of the endpoint."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.security import HTTPBearer
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+import pipedec
+from draft_service.api.admission import Admission, Admitter
+from draft_service.api.errors import install_error_handlers
+from draft_service.api.middleware import BearerAuth, BodyLimit, RequestId
+from draft_service.api.openai_types import ChatBody, CompletionBody, GenerationBody, StreamOptions
+from draft_service.api.openapi import DocumentedApp, Responses, errors, event_stream
+from draft_service.api.replies import ChatReply, CompletionReply, Reply
+from draft_service.api.reply_types import ChatCompletion, Completion, Model, ModelList, Status
+from draft_service.api.run import Run
+from draft_service.api.streaming import ClientGone, EventStream, while_connected
+from draft_service.api.transcript import Delta
+from draft_service.generation import Engine
+from draft_service.text import Tokenizer
+from pipedec.errors import RequestError, UnavailableError
+from pipedec.metrics import expose
+from pipedec.metrics.requests import RequestMetrics
+
+LOADING_RETRY_SECONDS = 5.0
+CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it, but it is counted
+
+
+def create_app(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    metrics: RequestMetrics,
+    *,
+    api_key: str | None = None,
+    max_body_bytes: int = 1 << 20,
+) -> FastAPI:
+    """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; `api_key`, if set, guards `/v1`."""
+    middleware = [Middleware(RequestId, responses=metrics.http_responses)]
+    if api_key is not None:
+        middleware.append(Middleware(BearerAuth, api_key=api_key))
+    middleware.append(Middleware(BodyLimit, max_bytes=max_body_bytes))
+    app = DocumentedApp(
+        title="PipeDec",
+        version=pipedec.__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=middleware,
+    )
+    install_error_handlers(app)
+    endpoint = Endpoint(engine, tokenizer, metrics)
+    app.include_router(_service_routes(endpoint))
+    app.include_router(_openai_routes(endpoint, with_key=api_key is not None))
+    return app
+
+
+def _service_routes(endpoint: Endpoint) -> APIRouter:
+    """Routes for probes and for Prometheus."""
+    router = APIRouter(tags=["service"])
+    alive: Responses = {200: {"model": Status, "description": "The process is alive."}}
+    ready: Responses = {200: {"model": Status, "description": "The pipeline answers."}, **errors(503)}
+    exposition: Responses = {200: {"content": {"text/plain": {}}, "description": "Prometheus' exposition."}}
+    router.add_api_route("/health", endpoint.health, responses=alive)
+    router.add_api_route("/ready", endpoint.ready, responses=ready)
+    router.add_api_route("/metrics", endpoint.metrics, responses=exposition, response_class=Response)
+    return router
+
+
+def _openai_routes(endpoint: Endpoint, with_key: bool) -> APIRouter:
+    """Routes for clients. `BearerAuth` keeps the door; the dependency here only documents it."""
+    router = APIRouter(
+        prefix="/v1", tags=["OpenAI"], dependencies=[Security(HTTPBearer(auto_error=False))] if with_key else None
+    )
+    locked = (401,) if with_key else ()
+    one: Responses = {200: {"model": Model}, **errors(404, *locked)}
+    router.add_api_route("/models", endpoint.models, responses={200: {"model": ModelList}, **errors(*locked)})
+    router.add_api_route("/models/{model:path}", endpoint.model, responses=one)
+    failures = errors(400, *locked, 404, 413, 429, 500, 503)
+    for path, handler, reply in (
+        ("/completions", endpoint.complete, Completion),
+        ("/chat/completions", endpoint.chat, ChatCompletion),
+    ):
+        router.add_api_route(path, handler, methods=["POST"], responses={200: event_stream(reply), **failures})
+    return router
+
+
+class Endpoint:
+    """What the routes do."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, metrics: RequestMetrics) -> None:
+        self._engine, self._tokenizer, self._metrics = engine, tokenizer, metrics
+        self._admitter = Admitter(tokenizer, engine.info)
+        self._created = int(time.time())
+
+    async def health(self) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self) -> JSONResponse:
+        self._check_ready()
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(self, request: Request) -> Response:
+        body, content_type = expose(self._metrics.registry, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    async def models(self) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, model: str) -> JSONResponse:
+        self._check_model(model)
+        return JSONResponse(self._model())
+
+    async def complete(self, body: CompletionBody, request: Request) -> Response:
+        self._check(body)
+        reply = CompletionReply(body.model, self._tokenizer)
+        return await self._answer(body, await self._admitter.completion(body), reply, request)
+
+    async def chat(self, body: ChatBody, request: Request) -> Response:
+        self._check(body)
+        reply = ChatReply(body.model, self._tokenizer)
+        return await self._answer(body, await self._admitter.chat(body), reply, request)
+
+    async def _answer(self, body: GenerationBody, admission: Admission, reply: Reply, request: Request) -> Response:
+        self._metrics.params_n.observe(body.n or 1)
+        self._metrics.params_max_tokens.observe(max(each.max_tokens for each in admission.sequences))
+        run = Run(admission, self._engine, self._tokenizer, self._metrics)
+        if body.stream:
+            return EventStream(reply, run, body.stream_options or StreamOptions())
+        whole = [Delta(index, "") for index in range(run.num_choices)]
+
+        async def collect(delta: Delta) -> None:
+            whole[delta.index] += delta
+
+        try:
+            await while_connected(request.receive, run.drive(collect))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return JSONResponse(reply.body(whole, run))
+
+    def _model(self) -> Model:
+        info = self._engine.info
+        return {
+            "id": info.served_name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "pipedec",
+            "max_model_len": info.context,
+        }
+
+    def _check(self, body: GenerationBody) -> None:
+        self._check_model(body.model)
+        if body.stream_options is not None and not body.stream:
+            raise RequestError("stream_options needs stream to be true", "stream_options")
+        self._check_ready()
+
+    def _check_model(self, name: str) -> None:
+        served = self._engine.info.served_name
+        if name != served:
+            raise RequestError(f"there is no model {name!r} here, only {served!r}", "model", "model_not_found", 404)
+
+    def _check_ready(self) -> None:
+        if not self._engine.ready:
+            raise UnavailableError(self._engine.not_ready_reason, LOADING_RETRY_SECONDS)

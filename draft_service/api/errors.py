@@ -1,0 +1,96 @@
+"""Every failure as `{"error": {"message", "type", "param", "code"}}`, OpenAI's shape."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from pipedec.errors import RequestError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "unavailable_error"}
+
+
+def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
+    """The HTTP status and the body that tell a client of `error`. Of an unforeseen one it learns nothing."""
+    match error:
+        case RequestError():
+            return error.status, _shape(error.status, error.message, error.param, error.code)
+        case UnavailableError():
+            return error.status, _shape(error.status, error.message)
+        case RequestValidationError():
+            message, param = _describe(error.errors(), error.body)
+            return 400, _shape(400, message, param)
+        case HTTPException():
+            return error.status_code, _shape(error.status_code, error.detail)
+        case _:
+            return 500, _shape(500, "the server failed; its log tells why")
+
+
+def error_response(error: Exception) -> JSONResponse:
+    """The response for `error`, with the headers that belong to it."""
+    status, body = error_body(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, UnavailableError):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    elif isinstance(error, HTTPException):
+        headers.update(error.headers or {})
+    return JSONResponse(body, status, headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make `app` answer every exception with `error_response`."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        return error_response(error)
+
+    async def answer_unmatched(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        if error.status_code in (404, 405):
+            error.detail = f"there is no {request.method} {request.url.path}"
+        return error_response(error)
+
+    for kind in (RequestError, UnavailableError, RequestValidationError, Exception):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(HTTPException, answer_unmatched)
+
+
+def _shape(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _describe(errors: Sequence[Mapping[str, Any]], body: object) -> tuple[str, str | None]:
+    """One sentence and one field path out of pydantic's errors: those of the first field that is wrong.
+
+    A field that may have several types gets an error for each.
+    """
+    if errors[0]["type"] == "json_invalid":
+        return f"the body is not JSON: {errors[0]['ctx']['error']}", None
+    param = _field_path(errors[0], body)
+    messages = {str(error["msg"]): None for error in errors if _field_path(error, body) == param}
+    described = ", or: ".join(messages)
+    if not param:
+        return f"the body must be a JSON object, sent as application/json: {described}", None
+    return f"{param}: {described}", param
+
+
+def _field_path(error: Mapping[str, Any], body: object) -> str:
+    """`error`'s location without the names of types that pydantic puts between and behind the fields."""
+    path: list[str] = []
+    *parents, last = error["loc"][1:] or ("",)
+    for key in (*parents, last):
+        if (isinstance(body, dict) and key in body) or (isinstance(body, list) and isinstance(key, int)):
+            body = body[key]
+        elif not (error["type"] == "missing" and key == last):
+            continue
+        path.append(str(key))
+    return ".".join(path)

@@ -1,0 +1,84 @@
+"""What happens to every HTTP request, whatever its route. Plain ASGI: streams and disconnects pass untouched."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import uuid
+
+from prometheus_client import Counter
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from draft_service.api.errors import error_response
+
+REQUEST_ID = "x-request-id"
+GOOD_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
+
+class RequestId:
+    """Gives every response the request's `X-Request-Id`, or a new one, and counts it by route and status."""
+
+    def __init__(self, app: ASGIApp, responses: Counter) -> None:
+        self._app, self._responses = app, responses
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = given if GOOD_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self._responses.labels(route, str(message["status"])).inc()
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class BearerAuth:
+    """Lets nobody without the key into `/v1`; health and metrics stay open, for probes have no key."""
+
+    def __init__(self, app: ASGIApp, api_key: str) -> None:
+        self._app, self._expected = app, f"bearer {api_key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and f"{scope['path']}/".startswith("/v1/") and not self._authorized(scope):
+            message = "a valid API key is needed, as Authorization: Bearer <key>"
+            refusal = error_response(HTTPException(401, message, {"www-authenticate": "Bearer"}))
+            return await refusal(scope, receive, send)
+        await self._app(scope, receive, send)
+
+    def _authorized(self, scope: Scope) -> bool:
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = f"{scheme.lower()} {key.strip()}".encode()
+        return hmac.compare_digest(given, self._expected)  # takes as long for a near miss as for any other
+
+
+class BodyLimit:
+    """Refuses bodies of more than `max_bytes`: before they are parsed, and before they are read if they declare it."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        declared = Headers(scope=scope).get("content-length", "0")
+        num_bytes = 0
+
+        async def receive_limited() -> Message:
+            nonlocal num_bytes
+            if not declared.isdecimal() or int(declared) > self._max_bytes:
+                raise too_large
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_bytes:
+                raise too_large
+            return message
+
+        too_large = HTTPException(413, f"the body is larger than {self._max_bytes} bytes")
+        await self._app(scope, receive_limited, send)

@@ -1,0 +1,132 @@
+"""Response bodies: plain dicts, as OpenAI's clients read them. The hot path is `Reply.chunk`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from draft_service.api.run import Run
+from draft_service.api.transcript import Delta, ScoredToken
+from draft_service.text import Tokenizer
+
+Json = dict[str, Any]
+
+
+class Reply(ABC):
+    """The answer to one request: what its body, or all chunks of its stream, have in common."""
+
+    id_prefix: ClassVar[str]
+    object: ClassVar[str]
+    chunk_object: ClassVar[str]
+
+    def __init__(self, model: str, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._common: Json = {
+            "id": f"{self.id_prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def body(self, deltas: Sequence[Delta], run: Run) -> Json:
+        """The body of an answer that is complete: one delta for each choice."""
+        choices = [self.choice(delta) for delta in deltas]
+        return {"object": self.object, **self._common, "choices": choices, **cost(run)}
+
+    def chunk(self, choices: Sequence[Json], **fields: Any) -> Json:
+        """One chunk of a stream."""
+        return {"object": self.chunk_object, **self._common, "choices": choices, **fields}
+
+    @abstractmethod
+    def choice(self, delta: Delta) -> Json:
+        """A choice that is complete."""
+
+    @abstractmethod
+    def chunk_choice(self, delta: Delta) -> Json:
+        """What a chunk adds to a choice."""
+
+    def opening(self, index: int) -> Json | None:
+        """The choice in the chunk that comes before all others, if there is such a chunk."""
+        return None
+
+
+class ChatReply(Reply):
+    id_prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def choice(self, delta: Delta) -> Json:
+        message = {"role": "assistant", "content": delta.text, "refusal": None}
+        return self._choice(delta, message=message)
+
+    def chunk_choice(self, delta: Delta) -> Json:
+        return self._choice(delta, delta={"content": delta.text} if delta.text else {})
+
+    def opening(self, index: int) -> Json:
+        return self._choice(Delta(index, ""), delta={"role": "assistant", "content": ""})
+
+    def _choice(self, delta: Delta, /, **said: Json) -> Json:
+        logprobs = {"content": [self._scored(scored) for scored in delta.tokens], "refusal": None}
+        return {
+            "index": delta.index,
+            **said,
+            "logprobs": logprobs if delta.tokens else None,
+            "finish_reason": delta.finish,
+        }
+
+    def _scored(self, scored: ScoredToken) -> Json:
+        top = [self._entry(token, logprob) for token, logprob in scored.logprobs.top]
+        return self._entry(scored.token, scored.logprobs.logprob) | {"top_logprobs": top}
+
+    def _entry(self, token: int, logprob: float) -> Json:
+        content = self._tokenizer.token_bytes(token)
+        return {"token": content.decode(errors="replace"), "logprob": logprob, "bytes": list(content)}
+
+
+class CompletionReply(Reply):
+    id_prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
+
+    def choice(self, delta: Delta) -> Json:
+        return {
+            "index": delta.index,
+            "text": delta.text,
+            "logprobs": self._columns(delta.tokens) if delta.tokens else None,
+            "finish_reason": delta.finish,
+        }
+
+    chunk_choice = choice
+
+    def _columns(self, tokens: Sequence[ScoredToken]) -> Json:
+        return {
+            "tokens": [self._text(scored.token) for scored in tokens],
+            "token_logprobs": [scored.logprobs.logprob for scored in tokens],
+            "top_logprobs": [
+                {self._text(token): logprob for token, logprob in scored.logprobs.top} for scored in tokens
+            ],
+            "text_offset": [scored.offset for scored in tokens],
+        }
+
+    def _text(self, token: int) -> str:
+        return self._tokenizer.token_bytes(token).decode(errors="replace")
+
+
+def usage(run: Run) -> Json:
+    """Tokens up to now, in OpenAI's shape."""
+    return {
+        "prompt_tokens": run.num_prompt_tokens,
+        "completion_tokens": run.num_generated_tokens,
+        "total_tokens": run.num_prompt_tokens + run.num_generated_tokens,
+    }
+
+
+def cost(run: Run) -> Json:
+    """`usage` and, where the engine told it, our own `pipedec` beside it."""
+    statistics = run.statistics
+    if statistics is None:
+        return {"usage": usage(run)}
+    pipedec = {
+        "hit_rate": statistics.hit_rate,
+        "tokens_per_step": statistics.tokens_per_step,
+        "steps": statistics.steps,
+    }
+    return {"usage": usage(run), "pipedec": pipedec}

@@ -1,0 +1,75 @@
+"""What one sequence says: its token events in, certain text out. Pure: no engine, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from draft_service.generation import FinishReason, TokenEvent
+from draft_service.text import Detokenizer, StopStrings, Tokenizer
+from pipedec.wire.messages import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token of the output with its log-probabilities. `offset`: characters of output before it."""
+
+    token: int
+    offset: int
+    logprobs: TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What became certain of choice `index`: text, the tokens that it begins with, and on the last one why it ended."""
+
+    index: int
+    text: str
+    tokens: tuple[ScoredToken, ...] = ()
+    finish: FinishReason | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.tokens or self.finish)
+
+    def __add__(self, later: Delta) -> Delta:
+        return Delta(self.index, self.text + later.text, self.tokens + later.tokens, later.finish)
+
+
+class Transcript:
+    """The text of choice `index` as its tokens come."""
+
+    def __init__(self, index: int, tokenizer: Tokenizer, stops: Sequence[str], min_tokens: int = 0) -> None:
+        """Stop strings count only once `min_tokens` tokens are there."""
+        self._index, self._min_tokens = index, min_tokens
+        self._detokenizer, self._stops = Detokenizer(tokenizer), StopStrings(stops)
+        self._scored: list[ScoredToken] = []  # not yet told
+        self._num_decoded = self._num_sent = 0  # characters
+        self.num_tokens = 0
+
+    def push(self, event: TokenEvent) -> Delta:
+        """What `event` adds; its `finish` is "stop" too when a stop string is reached, and nothing may follow then."""
+        self.num_tokens += 1
+        piece = ""
+        if event.finish != "stop":  # an end token is not text
+            if event.logprobs is not None:
+                self._scored.append(ScoredToken(event.token, self._num_decoded, event.logprobs))
+            piece = self._detokenizer.push(event.token)
+        if event.finish:
+            piece += self._detokenizer.flush()
+        self._num_decoded += len(piece)
+
+        stopped = False
+        if self.num_tokens >= self._min_tokens:
+            piece, stopped = self._stops.push(piece)
+        if event.finish and not stopped:
+            piece += self._stops.flush()
+        self._num_sent += len(piece)
+        return Delta(
+            self._index, piece, self._told(bool(event.finish) and not stopped), "stop" if stopped else event.finish
+        )
+
+    def _told(self, everything: bool) -> tuple[ScoredToken, ...]:
+        """The scored tokens whose text has begun to go out; at a natural end also those that have none."""
+        told = [scored for scored in self._scored if everything or scored.offset < self._num_sent]
+        del self._scored[: len(told)]
+        return tuple(told)

@@ -1,0 +1,127 @@
+"""An engine that says what a test wrote down, and a real server around the endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp
+from tokenizers import AddedToken, decoders, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from draft_service.api import serve
+from draft_service.generation import EngineInfo, GenerationRequest, RequestStatistics, TokenEvent
+from draft_service.text import Tokenizer
+from pipedec.wire.messages import TokenLogprobs
+
+MODEL = "tiny"
+CONTEXT = 128
+TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'system' and not loop.first %}"
+    "{{ raise_exception('system comes first') }}{% endif %}"
+    "<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}{{ suffix }}"
+)
+
+
+def byte_tokenizer(template: str | None = TEMPLATE) -> Tokenizer:
+    """A token for each byte, and the two that mark a chat's turns."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Backend(BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<|start|>", special=True), AddedToken("<|end|>", special=True)])
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", chat_template=template))
+
+
+def tokens_of(tokenizer: Tokenizer, content: bytes) -> list[int]:
+    """The tokens of a `byte_tokenizer` for these bytes, whether or not they are text."""
+    ids = {tokenizer.token_bytes(token): token for token in range(256)}
+    return [ids[bytes([byte])] for byte in content]
+
+
+@dataclass
+class ScriptedEngine:
+    """Generates `script`, over and over, until an end token or the limit; keeps the contract of `Engine`.
+
+    After `fail_after` tokens `failure` is raised; after `hold_after` nothing more comes until the request is closed.
+    """
+
+    tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
+    info: EngineInfo = EngineInfo(MODEL, CONTEXT, 258)
+    ready: bool = True
+    not_ready_reason: str = ""
+    script: Sequence[int] = ()
+    statistics: RequestStatistics | None = None
+    failure: Exception = field(default_factory=RuntimeError)
+    fail_after: int | None = None
+    hold_after: int | None = None
+    requests: list[GenerationRequest] = field(default_factory=list)
+    closed: queue.SimpleQueue[GenerationRequest] = field(default_factory=queue.SimpleQueue)
+
+    def say(self, text: str | bytes, *, end: bool = True) -> None:
+        """Make this the script, with the end token after it or not."""
+        content = text.encode() if isinstance(text, str) else text
+        self.script = [*tokens_of(self.tokenizer, content), *(self.tokenizer.end_tokens if end else ())]
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+        assert len(request.prompt) + request.max_tokens <= self.info.context
+        self.requests.append(request)
+        try:
+            for count, token in enumerate(itertools.cycle(self.script)):
+                if count == self.fail_after:
+                    raise self.failure
+                if count == self.hold_after:
+                    await asyncio.get_running_loop().create_future()
+                event = self._event(request, count + 1, token)
+                yield event
+                if event.finish:
+                    return
+                await asyncio.sleep(0)
+        finally:
+            self.closed.put(request)
+
+    def _event(self, request: GenerationRequest, count: int, token: int) -> TokenEvent:
+        logprobs = None
+        if request.sampling.logprobs is not None:
+            likeliest = tuple((other, -0.5 * (rank + 1)) for rank, other in enumerate(range(request.sampling.logprobs)))
+            logprobs = TokenLogprobs(-0.25, likeliest)
+        if token in request.end_tokens and count > request.sampling.min_tokens:
+            return TokenEvent(token, logprobs, "stop", self.statistics)
+        if count == request.max_tokens:
+            return TokenEvent(token, logprobs, "length", self.statistics)
+        return TokenEvent(token, logprobs)
+
+
+@contextmanager
+def served(app: ASGIApp, drain_seconds: int = 5) -> Iterator[int]:
+    """`app` behind a real uvicorn in a thread; the port it listens on."""
+    stop = asyncio.Event()
+    listening: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, int]] = queue.SimpleQueue()
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        await serve(
+            app,
+            "127.0.0.1",
+            0,
+            stop,
+            drain_seconds=drain_seconds,
+            on_listening=lambda port: listening.put((loop, port)),
+        )
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    try:
+        loop, port = listening.get(timeout=30)
+        yield port
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
