@@ -16,10 +16,8 @@ from enum import Enum, auto
 from typing import TypeAlias
 
 from pipedec.wire.codec import FromStage
-from pipedec.wire.messages import Formation, Heartbeat, Joined, Refused, Register
+from pipedec.wire.messages import BEAT_SECONDS, NO_EPOCH, Formation, Heartbeat, Joined, Refused, Register
 
-NO_EPOCH = 0  # in a stage's Heartbeat: it is in none, or has left the one it was in
-BEAT_SECONDS = 1.0
 SILENCE_SECONDS = 30.0  # a stage computes in the loop that beats, so a long step looks like silence
 
 
@@ -104,6 +102,11 @@ class Members:
     def live(self) -> bool:
         return self.phase is Phase.LIVE
 
+    @property
+    def peers(self) -> tuple[bytes, ...]:
+        """Everybody who is registered, present or not."""
+        return tuple(member.peer for member in self._members.values())
+
     def waiting_for(self, now: float) -> str:
         """Why the pipeline is not live, for a person; empty when it is."""
         if self.phase is Phase.LIVE:
@@ -145,8 +148,8 @@ class Members:
         return self._lose(reason) + self._advance(now)
 
     def tick(self, now: float) -> list[Action]:
-        """To be called at least every `BEAT_SECONDS`, after all that has arrived was given to `receive`: notices silence,
-        beats, and repeats what may have been lost."""
+        """Notices silence, beats, and repeats what may have been lost. To be called at least every `BEAT_SECONDS`, when
+        all that has arrived was given to `receive`."""
         actions: list[Action] = []
         for stage, member in self._members.items():
             if not self._present(stage, now):

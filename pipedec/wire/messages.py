@@ -22,6 +22,8 @@ from pipedec.sampling_params import SamplingParams
 
 PROTOCOL_VERSION = 1
 NO_PARENT = -1  # parent of a request's first tree row
+NO_EPOCH = 0  # in a stage's heartbeat: it is in no epoch, or has left the one it had joined; real ones are greater
+BEAT_SECONDS = 1.0  # between heartbeats, both ways
 
 Int32 = npt.NDArray[np.int32]
 
@@ -110,16 +112,17 @@ class Rows:
         offsets, slots = self.ancestor_offsets.tolist(), self.ancestor_slots.tolist()
         columns = (self.request, self.node, self.parent, self.token, self.position, self.slot)
         for i, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-            yield Row(*values, tuple(slots[offsets[i] : offsets[i + 1]]))
+            yield Row._make((*values, tuple(slots[offsets[i] : offsets[i + 1]])))
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Rows:
         """Columns from rows."""
-        columns = np.array([row[:6] for row in rows], dtype=np.int32).reshape(-1, 6).T
+        table = np.array([row[:6] for row in rows], dtype=np.int32).reshape(-1, 6)
         offsets = np.zeros(len(rows) + 1, dtype=np.int32)
         np.cumsum([len(row.ancestors) for row in rows], out=offsets[1:])
         slots = np.array([slot for row in rows for slot in row.ancestors], dtype=np.int32)
-        return cls(*(np.ascontiguousarray(column) for column in columns), offsets, slots)
+        request, node, parent, token, position, slot = np.ascontiguousarray(table.T)
+        return cls(request, node, parent, token, position, slot, offsets, slots)
 
 
 EMPTY_ROWS = Rows.of(())
@@ -223,7 +226,8 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Alive. From a stage: its last finished step; `seconds` is its recent compute time by row bucket."""
+    """Alive. From a stage: the epoch it is in, its last finished step, and `seconds`, its recent compute time by row
+    bucket. From the draft pod: the newest epoch, and the stage it is sent to."""
 
     epoch: int
     stage: int
@@ -240,7 +244,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """The pipeline is being taken down in good order."""
+    """The draft pod leaves in good order. Stages keep their weights, and wait for the next one."""
 
     reason: str = field(default="")
 
