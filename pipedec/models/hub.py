@@ -1,0 +1,81 @@
+"""Models of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm import tqdm
+
+from pipedec.errors import ModelError
+from pipedec.models.progress import Progress
+
+
+def fetch(reference: str, cache: Path, progress: Progress, tensors: Callable[[str], bool] | None) -> Path:
+    """The snapshot of `org/name[@revision]`, brought up to date if the Hub can be reached. Raises `ModelError`."""
+    repository, _, revision = reference.partition("@")
+
+    def snapshot(patterns: list[str]) -> Path:
+        folder = snapshot_download(
+            repository,
+            revision=revision or None,
+            cache_dir=cache,
+            allow_patterns=patterns,
+            tqdm_class=_bar(f"Fetching {repository}", progress),
+        )
+        return Path(folder)
+
+    try:
+        progress(f"Looking up {repository}", None)
+        folder = snapshot(["*.json", "*.txt", "*.model", "*.jinja"])
+        wanted = _weight_files(folder, tensors)
+        folder = snapshot(wanted)
+    except GatedRepoError as error:
+        raise ModelError(f"hf://{reference}: is gated; accept its licence and give a token in HF_TOKEN") from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"hf://{reference}: has no revision {revision}") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"hf://{reference}: does not exist, or is private; then give a token in HF_TOKEN") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(f"hf://{reference}: could not be fetched ({error}); it is not in the cache either") from error
+    if missing := [name for name in wanted if not (folder / name).exists()]:
+        raise ModelError(f"hf://{reference}: has no {missing[0]}; only safetensors are loaded, never pickled weights")
+    return folder
+
+
+def _weight_files(folder: Path, tensors: Callable[[str], bool] | None) -> list[str]:
+    """The safetensors files of a checkpoint, those with no wanted tensor left out."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return ["model.safetensors"]
+    weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    return sorted({file for name, file in weight_map.items() if tensors is None or tensors(name)})
+
+
+def _bar(what: str, progress: Progress) -> type[Any]:
+    """A progress bar class for huggingface_hub that reports instead of drawing."""
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            if self.unit == "B" and self.total:
+                progress(what, min(self.n / self.total, 1.0))
+
+    return Bar
+
+
+def fetched(cache: Path) -> Iterator[tuple[str, Path]]:
+    """What the cache holds, as `org/name@commit` and folder."""
+    for snapshot in sorted(cache.glob("models--*--*/snapshots/*")):
+        if any(snapshot.glob("*.safetensors")):
+            _, organisation, name = snapshot.parent.parent.name.split("--", 2)
+            yield f"{organisation}/{name}@{snapshot.name}", snapshot
