@@ -25,13 +25,14 @@ class Session:
     epoch: int = field(default=NO_EPOCH, init=False)
     refusal: str = field(default="", init=False)
     _registered: bool = field(default=False, init=False)
-    _heard: float = field(default=-math.inf, init=False)
+    _spoken_to: bool = field(default=False, init=False)
+    _silent_from: float = field(default=math.inf, init=False)
     _next_beat: float = field(default=-math.inf, init=False)
     _next_register: float = field(default=-math.inf, init=False)
 
     def hear(self, message: object, now: float) -> None:
         """Any message from the head."""
-        self._heard = now
+        self._spoken_to, self._silent_from = True, now + SILENCE_SECONDS
         if isinstance(message, Refused):
             self.refusal, self._registered = message.reason, False
             self._next_register = now + REFUSED_SECONDS
@@ -49,15 +50,13 @@ class Session:
         """This stage cannot go on in its epoch; the head is told with the next beat, at once."""
         self.epoch, self._next_beat = NO_EPOCH, -math.inf
 
-    def is_silent(self, now: float) -> bool:
-        """Whether the head has said nothing for too long; then forget the connection, and `reconnect`."""
-        if self._heard == -math.inf:
-            self._heard = now
-        return now - self._heard > SILENCE_SECONDS
+    def connect(self, now: float) -> None:
+        """A connection was made: register, and give the head time to answer."""
+        self._silent_from, self._registered, self._next_register = now + SILENCE_SECONDS, False, now
 
-    def reconnect(self, now: float) -> None:
-        """A new connection was made: give the head time to answer."""
-        self._heard, self._registered, self._next_register = now, False, now
+    def is_silent(self, now: float) -> bool:
+        """Whether the head has said nothing for so long that the connection should be made anew."""
+        return now > self._silent_from
 
     def due(self, now: float, step: int, seconds: tuple[tuple[int, float], ...]) -> list[FromStage]:
         """What to send now. `step` is the last one finished, `seconds` the compute time by row bucket."""
@@ -79,5 +78,5 @@ class Session:
         if self.refusal:
             return f"the head refuses this stage: {self.refusal}"
         if self.epoch == NO_EPOCH:
-            return "waiting for the other stages" if self._heard > -math.inf else "waiting for the head"
+            return "waiting for the other stages" if self._spoken_to else "waiting for the head"
         return ""

@@ -1,0 +1,36 @@
+"""`python -m stage_service`: one stage, as the environment says (see `pipedec.config.StageConfig`)."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+from pipedec.config import StageConfig
+from pipedec.errors import PipeDecError
+from pipedec.health import Health, HealthServer
+from pipedec.metrics import service_registry
+from pipedec.metrics.stage import StageMetrics
+from stage_service.assembly import assemble, load_stage, open_transport
+
+
+def main() -> int:
+    config = StageConfig.from_env()
+    logging.basicConfig(level=config.log_level, format=f"%(asctime)s %(levelname)s stage {config.stage}: %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading; the loop then ends after its step
+    health, registry = Health(), service_registry()
+    metrics = StageMetrics(registry, config.stage)
+    with HealthServer(config.bind_host, config.metrics_port, health, registry), open_transport(config) as transport:
+        loop = assemble(config, load_stage(config, health), transport, metrics, health)
+        signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+        loop.run()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except PipeDecError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,108 @@
+"""From settings to a stage that can serve: the model's folder, its split, this stage's layers, its sockets."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass, replace
+
+import torch
+
+from pipedec.config import StageConfig
+from pipedec.errors import ManifestError
+from pipedec.health import Health
+from pipedec.metrics.stage import StageMetrics
+from pipedec.model.executor import SpanExecutor
+from pipedec.model.loader import SpanModel
+from pipedec.model.shape import model_shape, read_config
+from pipedec.models import resolve
+from pipedec.partition import split_layers
+from pipedec.revision import revision
+from pipedec.spec import DeploymentSpec, load_manifest
+from pipedec.wire.keys import load_keys
+from pipedec.wire.messages import PROTOCOL_VERSION, Register
+from pipedec.wire.sockets import INSECURE, Bind, Transport, batch_receiver
+from stage_service.loop import StageLoop
+from stage_service.worker import StageWorker
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStage:
+    """A worker with its weights, and what it offers the head but for the address."""
+
+    worker: StageWorker
+    offer: Register
+
+
+def load_stage(config: StageConfig, health: Health) -> LoadedStage:
+    """Fetch and load this stage's layers; `health` tells how far it is. Raises `ManifestError` or `ModelError`."""
+    spec = load_manifest(config.manifest).spec
+    stages = spec.pipeline.num_stages
+    if config.stage >= stages:
+        raise ManifestError(
+            "PIPEDEC_STAGE_INDEX", f"is {config.stage}, but the manifest has stages 0 to {stages - 1}", "Lower it"
+        )
+    torch.set_num_threads(config.threads or spec.serving.threads or torch.get_num_threads())
+
+    def fetching(what: str, fraction: float | None) -> None:
+        health.reason = what if fraction is None else f"{what}: {fraction:.0%}"
+
+    path = resolve(spec.model.uri, config.model_cache, fetching, claims=config.claims_dir)
+    split = split_layers(spec, read_config(path))
+
+    def loading(fraction: float) -> None:
+        health.reason = f"loading layers {split[config.stage][0]}-{split[config.stage][1] - 1}: {fraction:.0%}"
+
+    model = SpanModel.load(
+        path,
+        split[config.stage],
+        dtype=getattr(torch, spec.model.dtype),
+        device=_device(config.device),
+        progress=loading,
+    )
+    slots = spec.kv_slots(model_shape(path).max_context)
+    worker = StageWorker(SpanExecutor(model, slots), is_last=config.stage == stages - 1)
+    _log.info("loaded layers %d-%d on %s, %d KV slots", model.span[0], model.span[1] - 1, model.device, slots)
+    return LoadedStage(worker, _offer(config, spec, split, slots, model.hidden_size))
+
+
+def assemble(
+    config: StageConfig, stage: LoadedStage, transport: Transport, metrics: StageMetrics, health: Health
+) -> StageLoop:
+    """Listen for the predecessor, and make the loop. Raises `PipeDecError` when the port is taken."""
+    offer = stage.offer
+    where = Bind(config.bind_host, config.data_port, config.advertise_host)
+    row_bytes = None if offer.stage == 0 else offer.width * getattr(torch, offer.dtype).itemsize
+    receiver = batch_receiver(transport, where, row_bytes=row_bytes, credits=offer.stages + 2)
+    register = replace(offer, address=receiver.address)
+    return StageLoop(stage.worker, register, transport, receiver, config.head_address, metrics, health)
+
+
+def open_transport(config: StageConfig) -> Transport:
+    """Sockets with the keys of the settings; without keys only where that was asked for."""
+    return Transport(INSECURE if config.keys_dir is None else load_keys(config.keys_dir))
+
+
+def _offer(
+    config: StageConfig, spec: DeploymentSpec, split: tuple[tuple[int, int], ...], slots: int, width: int
+) -> Register:
+    return Register(
+        stage=config.stage,
+        stages=len(split),
+        layers=split[config.stage],
+        revision=revision(spec, split, PROTOCOL_VERSION),
+        address="",
+        slots=slots,
+        incarnation=uuid.uuid4().hex,
+        width=width,
+        dtype=spec.model.dtype,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")

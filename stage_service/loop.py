@@ -1,0 +1,225 @@
+"""A stage's sockets and clock, around its worker. One thread; nothing else touches the sockets.
+
+    turn: wait -> listen to the head -> take one batch, compute, pass on -> say what is due
+
+The control channel is read before every batch, so that a cancellation or a new formation is never late by more than
+the step under way. A batch that cannot be computed, or cannot be passed on, leaves a hole that no later batch may
+cross: the stage then leaves the epoch, and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Protocol
+
+from pipedec.errors import ProtocolError
+from pipedec.health import Health
+from pipedec.metrics.stage import StageMetrics
+from pipedec.wire import codec
+from pipedec.wire.codec import Activation, BatchFrames, FromHead
+from pipedec.wire.messages import NO_EPOCH, Batch, Cancel, Formation, Register, Shutdown, Started, Verdict
+from pipedec.wire.sockets import ControlClient, DataReceiver, DataSender, Poller, Transport
+from pipedec.wire.wakeup import Wakeup
+from stage_service.session import Session
+from stage_service.timing import StepTimes
+
+_log = logging.getLogger(__name__)
+
+
+class Result(Protocol):
+    """What a step produced: rows computed, and an activation to pass on or, on the last stage, a verdict."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def activation(self) -> Activation | None: ...
+
+    @property
+    def verdict(self) -> Verdict | None: ...
+
+
+class Worker(Protocol):
+    """What computes; `StageWorker` is one. `step` raises `ProtocolError` for an impossible batch."""
+
+    def reset(self, epoch: int, num_slots: int) -> None: ...
+
+    def cancel(self, cancel: Cancel) -> None: ...
+
+    def step(self, batch: Batch, activation: Activation | None) -> Result: ...
+
+
+class StageLoop:
+    """Serves one stage. `register` is what it offers; `receiver` is where its predecessor's batches arrive."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        register: Register,
+        transport: Transport,
+        receiver: DataReceiver[BatchFrames],
+        head_address: str,
+        metrics: StageMetrics,
+        health: Health,
+    ) -> None:
+        self._worker, self._transport, self._receiver = worker, transport, receiver
+        self._head_address, self._metrics, self._health = head_address, metrics, health
+        self._session = Session(register)
+        self._times = StepTimes()
+        self._wakeup = Wakeup()
+        self._control = self._call_head()
+        self._poller = Poller(self._receiver, self._wakeup, self._control)
+        self._sender: DataSender | None = None
+        self._joining: Formation | None = None  # reset, but the successor is not connected yet
+        self._next_step = 0
+        self._malformed = 0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Makes `run` return after the step under way. May be called from a signal handler or another thread."""
+        self._stopping = True
+        self._wakeup.set()
+
+    def run(self) -> None:
+        """Serve until `stop`. Whatever the worker raises but `ProtocolError` ends it: the process starts anew."""
+        while not self._stopping:
+            self._poller.wait(self._session.timeout(time.monotonic()))
+            self._health.beat()
+            self._wakeup.clear()
+            self._listen()
+            self._take_batch()
+            self._speak()
+        self._hang_up()
+        self._control.close()
+        self._wakeup.close()
+
+    def _listen(self) -> None:
+        while (message := self._control.receive()) is not None:
+            self._session.hear(message, time.monotonic())
+            self._obey(message)
+        if self._joining is not None and self._sender is not None and self._sender.connected():
+            self._join(self._joining, self._sender)
+
+    def _obey(self, message: FromHead) -> None:
+        match message:
+            case Formation():
+                self._form(message)
+            case Cancel(epoch) if epoch == self._session.epoch:
+                self._worker.cancel(message)
+            case Shutdown(reason):
+                self._leave(f"the head shuts down: {reason}")
+
+    def _form(self, formation: Formation) -> None:
+        """A new epoch: forget all requests, and connect to the successor. What is repeated is answered again."""
+        if formation.epoch == self._session.epoch:
+            self._control.send(self._session.join(formation.epoch))
+            return
+        if formation == self._joining:
+            return
+        self._hang_up()
+        if formation.epoch == NO_EPOCH or not 0 < formation.slots <= self._session.register.slots:
+            self._drop_impossible(f"a formation asks for {formation.slots} slots in epoch {formation.epoch}")
+            return
+        credits = self._session.register.stages + 2
+        try:
+            self._sender = DataSender(self._transport, formation.successor, credits=credits)
+        except ProtocolError as error:
+            self._drop_impossible(str(error))
+            return
+        self._worker.reset(formation.epoch, formation.slots)
+        self._joining = formation
+        self._poller.watch(self._sender)
+
+    def _join(self, formation: Formation, sender: DataSender) -> None:
+        self._poller.forget(sender)
+        self._joining = None
+        self._next_step = 0
+        self._control.send(self._session.join(formation.epoch))
+        self._metrics.formations.inc()
+        self._report()
+        _log.info("joined epoch %d: %d KV slots, successor %s", formation.epoch, formation.slots, sender.address)
+
+    def _take_batch(self) -> None:
+        frames = self._receiver.receive()
+        if frames is None:
+            return
+        batch, epoch = frames.batch, self._session.epoch
+        if epoch == NO_EPOCH or batch.epoch != epoch or batch.step < self._next_step:
+            self._metrics.dropped["stale"].inc()
+        elif batch.step > self._next_step:
+            self._leave(f"step {batch.step} came, but {self._next_step} did not")
+        else:
+            self._next_step += 1
+            self._serve(frames)
+
+    def _serve(self, frames: BatchFrames) -> None:
+        batch, stage = frames.batch, self._session.register.stage
+        if stage == 0:
+            self._control.send(Started(batch.epoch, stage, batch.step))
+        start = time.monotonic()
+        try:
+            result = self._worker.step(batch, frames.activation)
+        except ProtocolError as error:
+            self._drop_impossible(f"step {batch.step}: {error}")
+            self._leave(f"step {batch.step} could not be computed")
+            return
+        except Exception:
+            _log.error("step %d of epoch %d failed; this process ends", batch.step, batch.epoch)
+            raise
+        seconds = time.monotonic() - start
+        self._times.add(result.rows, seconds)
+        self._metrics.step_seconds.observe(seconds)
+        self._metrics.rows.inc(result.rows)
+        if not self._pass_on(frames.header, result):
+            self._leave(f"step {batch.step} could not be passed on")
+
+    def _pass_on(self, header: bytes, result: Result) -> bool:
+        assert self._sender is not None, "there is a successor in every epoch"
+        if result.verdict is not None:
+            return self._sender.send(codec.encode(result.verdict))
+        assert result.activation is not None, "a step ends in an activation or a verdict"
+        return self._sender.send(header, *codec.encode_activation(result.activation))
+
+    def _speak(self) -> None:
+        now = time.monotonic()
+        if self._session.is_silent(now):
+            _log.warning("the head is silent; connecting to %s anew", self._head_address)
+            self._poller.forget(self._control)
+            self._malformed -= self._control.malformed
+            self._control.close()
+            self._control = self._call_head()
+            self._poller.watch(self._control)
+        for message in self._session.due(now, max(0, self._next_step - 1), self._times.snapshot()):
+            self._control.send(message)
+            self._report()
+
+    def _report(self) -> None:
+        malformed = self._receiver.malformed + self._control.malformed
+        self._metrics.dropped["malformed"].inc(malformed - self._malformed)
+        self._malformed = malformed
+        self._metrics.unauthenticated.set(self._receiver.rejected)
+        self._metrics.formed.set(self._session.epoch != NO_EPOCH)
+        self._health.reason = self._session.not_ready_reason()
+
+    def _drop_impossible(self, what: str) -> None:
+        self._metrics.dropped["impossible"].inc()
+        _log.error("dropped in epoch %d: %s", self._session.epoch, what)
+
+    def _leave(self, reason: str) -> None:
+        """This epoch is over for this stage: without each of its batches the KV would be wrong."""
+        _log.warning("leaving epoch %d: %s", self._session.epoch, reason)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._session.leave()
+        self._report()
+        if self._sender is not None:
+            if self._joining is not None:
+                self._poller.forget(self._sender)
+            self._sender.close()
+        self._sender = self._joining = None
+
+    def _call_head(self) -> ControlClient:
+        self._session.connect(time.monotonic())
+        return ControlClient(self._transport, self._head_address, self._session.register.incarnation)
