@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from pipedec.model.kv_pool import KVPool
 from pipedec.model.plan import Planner
 from pipedec.model.span import Span
 from pipedec.wire.messages import Batch, Poison, Prefill
+
+GoesOn = Callable[[int], bool]
 
 
 class SpanExecutor:
@@ -39,12 +42,18 @@ class SpanExecutor:
 
     @torch.inference_mode()
     def execute(
-        self, batch: Batch, hidden: torch.Tensor | None, alive: npt.NDArray[np.integer[Any]] | None = None
-    ) -> torch.Tensor:
+        self,
+        batch: Batch,
+        hidden: torch.Tensor | None,
+        alive: npt.NDArray[np.integer[Any]] | None = None,
+        goes_on: GoesOn = lambda layer: True,
+    ) -> torch.Tensor | None:
         """Hidden states [alive rows, hidden] after this span, before any norm.
 
         `hidden` are those of the span before, None for a span that embeds. `alive`, ascending, are the activation
-        rows that are present (None: all). Raises ProtocolError, with nothing changed, for an impossible batch.
+        rows that are present (None: all). `goes_on` is asked before each layer, by its index in the span; when it
+        says no, for rows that nobody needs any more, the rest is left out and None returned. Raises ProtocolError,
+        with nothing changed, for an impossible batch.
         """
         present = _present(batch, alive)
         count = int(present.sum())
@@ -63,7 +72,7 @@ class SpanExecutor:
         for context in contexts:
             positions[np.searchsorted(order, context.rows)] = context.positions
         self._cache.plan = self._planner.plan(contexts, order)
-        return self._forward(hidden, torch.from_numpy(positions).to(self.model.device))
+        return self._forward(hidden, torch.from_numpy(positions).to(self.model.device), goes_on)
 
     @torch.inference_mode()
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -84,10 +93,12 @@ class SpanExecutor:
         embedded: torch.Tensor = self.model.architecture.embedding(torch.from_numpy(tokens).to(self.model.device))
         return embedded
 
-    def _forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(self, hidden: torch.Tensor, positions: torch.Tensor, goes_on: GoesOn) -> torch.Tensor | None:
         hidden, positions = hidden.to(self.model.device, self.model.dtype)[None], positions[None]
         rotated = self._rotary(hidden, positions)
-        for layer, embeddings in zip(self._layers, rotated, strict=True):
+        for index, (layer, embeddings) in enumerate(zip(self._layers, rotated, strict=True)):
+            if not goes_on(index):
+                return None
             output = layer(
                 hidden,
                 attention_mask=self._cache,

@@ -138,13 +138,13 @@ def _mix_tensor(state: torch.Tensor) -> torch.Tensor:
     state = state + _signed(_GOLDEN)
     state = (state ^ _shifted(state, 30)) * _signed(_MIX_1)
     state = (state ^ _shifted(state, 27)) * _signed(_MIX_2)
-    mixed: torch.Tensor = state ^ _shifted(state, 31)
-    return mixed
+    return state ^ _shifted(state, 31)
 
 
 def _shifted(value: torch.Tensor, bits: int) -> torch.Tensor:
     """Logical shift right; torch's own keeps the sign."""
-    return (value >> bits) & (2 ** (64 - bits) - 1)
+    shifted: torch.Tensor = (value >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _signed(word: int) -> int:
