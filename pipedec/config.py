@@ -148,7 +148,7 @@ class StageConfig(ProcessConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftConfig(ProcessConfig):
-    """Settings of the draft process: scheduler, draft model and endpoint (with /healthz, /readyz and /metrics)."""
+    """Settings of the draft process: scheduler, draft model and endpoint (with /health, /ready and /metrics)."""
 
     control_port: Annotated[
         int, Variable("PIPEDEC_CONTROL_PORT", "Port on which stages register; 0: any free one.", _port)

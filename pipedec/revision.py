@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pipedec.spec import DeploymentSpec, Span
 
 
-def revision(spec: DeploymentSpec, split: Sequence[Span], protocol: int, weights: str) -> str:
+def revision(spec: DeploymentSpec, split: Sequence[Span], protocol: int, weights: str = "") -> str:
     """Twelve hex digits over the target, its dtype, its weights, the split and the wire protocol's number.
 
     `weights` is `pipedec.models.identity` of the folder, so that a branch which moved on between two starts is noticed.
