@@ -1,6 +1,6 @@
 """The OpenAI-compatible endpoint: HTTP and text on one side, `draft_service.generation.Engine` on the other.
 
-    app            routes and what is behind them     middleware   request ids, authentication, body limit
+    app            routes and what is behind them     middleware   request ids, keys, body limit
     openai_types   request bodies                     errors       every failure in OpenAI's shape
     admission      body -> sequences to generate      replies      sequences -> response bodies
     transcript     tokens -> text of one sequence     streaming    server-sent events, clients that go away

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 import pipedec
 from draft_service.api.admission import Admission, Admitter
 from draft_service.api.errors import install_error_handlers
-from draft_service.api.middleware import BearerAuth, BodyLimit, RequestId
+from draft_service.api.middleware import BearerAuth, BodyLimit, RequestEnvelope
 from draft_service.api.openai_types import ChatBody, CompletionBody, GenerationBody, StreamOptions
 from draft_service.api.openapi import DocumentedApp, Responses, errors, event_stream
 from draft_service.api.replies import ChatReply, CompletionReply, Reply
@@ -40,7 +40,7 @@ def create_app(
     max_body_bytes: int = 1 << 20,
 ) -> FastAPI:
     """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; `api_key`, if set, guards `/v1`."""
-    middleware = [Middleware(RequestId, responses=metrics.http_responses)]
+    middleware = [Middleware(RequestEnvelope, responses=metrics.http_responses)]
     if api_key is not None:
         middleware.append(Middleware(BearerAuth, api_key=api_key))
     middleware.append(Middleware(BodyLimit, max_bytes=max_body_bytes))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from pipedec.errors import RequestError, UnavailableError
-
-log = logging.getLogger(__name__)
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "unavailable_error"}
 
@@ -35,7 +33,7 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
             return 500, _shape(500, "the server failed; its log tells why")
 
 
-def error_response(error: Exception) -> JSONResponse:
+def error_response(error: Exception) -> Response:
     """The response for `error`, with the headers that belong to it."""
     status, body = error_body(error)
     headers: dict[str, str] = {}
@@ -43,22 +41,23 @@ def error_response(error: Exception) -> JSONResponse:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     elif isinstance(error, HTTPException):
         headers.update(error.headers or {})
-    return JSONResponse(body, status, headers)
+    # ASCII only: a message may quote what a client sent, and that need not be encodable.
+    return Response(json.dumps(body, ensure_ascii=True), status, headers, "application/json")
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Make `app` answer every exception with `error_response`."""
+    """Make `app` answer every foreseen exception with `error_response`."""
 
-    async def answer(request: Request, error: Exception) -> JSONResponse:
+    async def answer(request: Request, error: Exception) -> Response:
         return error_response(error)
 
-    async def answer_unmatched(request: Request, error: Exception) -> JSONResponse:
+    async def answer_unmatched(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code in (404, 405):
             error.detail = f"there is no {request.method} {request.url.path}"
         return error_response(error)
 
-    for kind in (RequestError, UnavailableError, RequestValidationError, Exception):
+    for kind in (RequestError, UnavailableError, RequestValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, answer_unmatched)
 
@@ -69,21 +68,26 @@ def _shape(status: int, message: str, param: str | None = None, code: str | None
 
 
 def _describe(errors: Sequence[Mapping[str, Any]], body: object) -> tuple[str, str | None]:
-    """One sentence and one field path out of pydantic's errors: those of the first field that is wrong.
+    """One sentence and one field path out of pydantic's errors, for the first field that is wrong.
 
-    A field that may have several types gets an error for each.
+    A field that may have several types gets errors for each of them. The type that the client meant is the one
+    whose error is not about the type itself, or else lies deepest.
     """
     if errors[0]["type"] == "json_invalid":
         return f"the body is not JSON: {errors[0]['ctx']['error']}", None
-    param = _field_path(errors[0], body)
-    messages = {str(error["msg"]): None for error in errors if _field_path(error, body) == param}
-    described = ", or: ".join(messages)
-    if not param:
-        return f"the body must be a JSON object, sent as application/json: {described}", None
-    return f"{param}: {described}", param
+    first = _field_path(errors[0], body)
+    located = [(_field_path(error, body), error) for error in errors]
+    path, meant = max(
+        (each for each in located if each[0][: len(first)] == first),
+        key=lambda each: (not each[1]["type"].endswith("_type"), len(each[0])),
+    )
+    if not path:
+        return f"the body must be a JSON object, sent as application/json: {meant['msg']}", None
+    param = ".".join(path)
+    return f"{param}: {meant['msg']}", param
 
 
-def _field_path(error: Mapping[str, Any], body: object) -> str:
+def _field_path(error: Mapping[str, Any], body: object) -> tuple[str, ...]:
     """`error`'s location without the names of types that pydantic puts between and behind the fields."""
     path: list[str] = []
     *parents, last = error["loc"][1:] or ("",)
@@ -93,4 +97,4 @@ def _field_path(error: Mapping[str, Any], body: object) -> str:
         elif not (error["type"] == "missing" and key == last):
             continue
         path.append(str(key))
-    return ".".join(path)
+    return tuple(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 import uuid
 
@@ -13,12 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from draft_service.api.errors import error_response
 
+log = logging.getLogger(__name__)
+
 REQUEST_ID = "x-request-id"
 GOOD_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
-class RequestId:
-    """Gives every response the request's `X-Request-Id`, or a new one, and counts it by route and status."""
+class RequestEnvelope:
+    """Around everything else: the response has the request's `X-Request-Id`, or a new one, and is counted by route and
+    status; what nobody foresaw is logged and becomes a 500."""
 
     def __init__(self, app: ASGIApp, responses: Counter) -> None:
         self._app, self._responses = app, responses
@@ -28,15 +32,25 @@ class RequestId:
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = given if GOOD_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
 
-        async def send_with_id(message: Message) -> None:
+        async def send_enveloped(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
                 route = getattr(scope.get("route"), "path", "unmatched")
                 self._responses.labels(route, str(message["status"])).inc()
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_enveloped)
+        except Exception as error:
+            if started:
+                raise
+            log.exception("request %s failed", request_id)
+            await error_response(error)(scope, receive, send_enveloped)
 
 
 class BearerAuth:

@@ -80,7 +80,7 @@ class ChatReply(Reply):
 
     def _entry(self, token: int, logprob: float) -> Json:
         content = self._tokenizer.token_bytes(token)
-        return {"token": content.decode(errors="replace"), "logprob": logprob, "bytes": list(content)}
+        return {"token": content.decode(errors="replace"), "logprob": _finite(logprob), "bytes": list(content)}
 
 
 class CompletionReply(Reply):
@@ -99,15 +99,20 @@ class CompletionReply(Reply):
     def _columns(self, tokens: Sequence[ScoredToken]) -> Json:
         return {
             "tokens": [self._text(scored.token) for scored in tokens],
-            "token_logprobs": [scored.logprobs.logprob for scored in tokens],
+            "token_logprobs": [_finite(scored.logprobs.logprob) for scored in tokens],
             "top_logprobs": [
-                {self._text(token): logprob for token, logprob in scored.logprobs.top} for scored in tokens
+                {self._text(token): _finite(logprob) for token, logprob in scored.logprobs.top} for scored in tokens
             ],
             "text_offset": [scored.offset for scored in tokens],
         }
 
     def _text(self, token: int) -> str:
         return self._tokenizer.token_bytes(token).decode(errors="replace")
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity; OpenAI says -9999 for impossible."""
+    return max(logprob, -9999.0)
 
 
 def usage(run: Run) -> Json:

@@ -70,11 +70,11 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await while_connected(receive, self._stream(send))
+            await while_connected(receive, self._stream(scope, send))
         except ClientGone:
-            log.debug("a client went away from its stream")
+            log.debug("the client of request %s went away", scope["state"]["request_id"])
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, scope: Scope, send: Send) -> None:
         async def emit(delta: Delta) -> None:
             async with self._writing:
                 await self._start(send)
@@ -86,7 +86,7 @@ class EventStream(Response):
             if not self._started:
                 raise
             if not isinstance(error, PipeDecError):
-                log.exception("a stream failed")
+                log.exception("the stream of request %s failed", scope["state"]["request_id"])
             _, body = error_body(error)
             await self._write(send, body)
         else:

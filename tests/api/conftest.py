@@ -41,8 +41,8 @@ def engine(shared_engine: ScriptedEngine, tokenizer: Tokenizer) -> ScriptedEngin
 
 @pytest.fixture(scope="session")
 def port(shared_engine: ScriptedEngine, tokenizer: Tokenizer, metrics: RequestMetrics) -> Iterator[int]:
-    with served(create_app(shared_engine, tokenizer, metrics)) as port:
-        yield port
+    with served(create_app(shared_engine, tokenizer, metrics)) as server:
+        yield server.port
 
 
 @pytest.fixture(scope="session")

@@ -47,15 +47,27 @@ def tokens_of(tokenizer: Tokenizer, content: bytes) -> list[int]:
     return [ids[bytes([byte])] for byte in content]
 
 
+class Gate:
+    """An event that another thread can set."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def open(self) -> None:
+        self._loop.call_soon_threadsafe(self.opened.set)
+
+
 @dataclass
 class ScriptedEngine:
     """Generates `script`, over and over, until an end token or the limit; keeps the contract of `Engine`.
 
-    After `fail_after` tokens `failure` is raised; after `hold_after` nothing more comes until the request is closed.
+    After `fail_after` tokens `failure` is raised; after `hold_after` nothing more comes until the request is closed,
+    or the gate that is put into `held` is opened.
     """
 
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
-    info: EngineInfo = EngineInfo(MODEL, CONTEXT, 258)
+    info: EngineInfo = field(default_factory=lambda: EngineInfo(MODEL, CONTEXT, 258))
     ready: bool = True
     not_ready_reason: str = ""
     script: Sequence[int] = ()
@@ -64,6 +76,7 @@ class ScriptedEngine:
     fail_after: int | None = None
     hold_after: int | None = None
     requests: list[GenerationRequest] = field(default_factory=list)
+    held: queue.SimpleQueue[Gate] = field(default_factory=queue.SimpleQueue)
     closed: queue.SimpleQueue[GenerationRequest] = field(default_factory=queue.SimpleQueue)
 
     def say(self, text: str | bytes, *, end: bool = True) -> None:
@@ -79,7 +92,9 @@ class ScriptedEngine:
                 if count == self.fail_after:
                     raise self.failure
                 if count == self.hold_after:
-                    await asyncio.get_running_loop().create_future()
+                    gate = Gate()
+                    self.held.put(gate)
+                    await gate.opened.wait()
                 event = self._event(request, count + 1, token)
                 yield event
                 if event.finish:
@@ -100,28 +115,33 @@ class ScriptedEngine:
         return TokenEvent(token, logprobs)
 
 
+@dataclass
+class Served:
+    """A running server. `stop` is opened to stop it."""
+
+    port: int
+    stop: Gate
+
+
 @contextmanager
-def served(app: ASGIApp, drain_seconds: int = 5) -> Iterator[int]:
-    """`app` behind a real uvicorn in a thread; the port it listens on."""
-    stop = asyncio.Event()
-    listening: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, int]] = queue.SimpleQueue()
+def served(app: ASGIApp, drain_seconds: int = 5) -> Iterator[Served]:
+    """`app` behind a real uvicorn in a thread."""
+    started: queue.SimpleQueue[Served] = queue.SimpleQueue()
 
     async def run() -> None:
-        loop = asyncio.get_running_loop()
-        await serve(
-            app,
-            "127.0.0.1",
-            0,
-            stop,
-            drain_seconds=drain_seconds,
-            on_listening=lambda port: listening.put((loop, port)),
-        )
+        stop = Gate()
+
+        def tell(port: int) -> None:
+            started.put(Served(port, stop))
+
+        await serve(app, "127.0.0.1", 0, stop.opened, drain_seconds=drain_seconds, on_listening=tell)
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
+    server = started.get(timeout=30)
     try:
-        loop, port = listening.get(timeout=30)
-        yield port
+        yield server
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        if thread.is_alive():
+            server.stop.open()
         thread.join()

@@ -1,0 +1,99 @@
+"""Clients that go away, and a server that stops: on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import socket
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from draft_service.api import create_app, serve
+from draft_service.text import Tokenizer
+from pipedec.metrics.requests import RequestMetrics
+from tests.api.scripted import MODEL, ScriptedEngine, byte_tokenizer, served
+
+
+def send(port: int, **fields: Any) -> socket.socket:
+    """A connection on which a completion was asked for."""
+    body = json.dumps({"model": MODEL, "prompt": "x", **fields}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(head.encode() + b"\r\n\r\n" + body)
+    return connection
+
+
+@pytest.mark.parametrize("num_tokens", [0, 2])
+@pytest.mark.parametrize("fields", [{"stream": True}, {"stream": False}, {"stream": True, "n": 3}, {"n": 3}])
+def test_a_client_that_goes_away_ends_its_requests(
+    http: httpx.Client, port: int, engine: ScriptedEngine, num_tokens: int, fields: dict[str, Any]
+) -> None:
+    aborted = 'pipedec_request_success_total{finished_reason="abort",model_name="tiny"} '
+    before = float(http.get("/metrics").text.partition(aborted)[2].split()[0])
+    num_sequences = fields.get("n", 1)
+    engine.say("abc")
+    engine.hold_after = num_tokens
+    connection = send(port, **fields)
+    for _ in range(num_sequences):
+        engine.held.get(timeout=30)
+    assert engine.closed.empty()
+    connection.close()
+    closed = [engine.closed.get(timeout=30) for _ in range(num_sequences)]
+    assert {request.sampling.seed for request in closed} == {request.sampling.seed for request in engine.requests}
+    assert float(http.get("/metrics").text.partition(aborted)[2].split()[0]) == before + num_sequences
+
+
+def stream_of(port: int, into: queue.SimpleQueue[str | httpx.TransportError]) -> None:
+    """Read a stream to its end, or to where it breaks."""
+    body = {"model": MODEL, "prompt": "x", "stream": True}
+    try:
+        into.put(httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=30).text)
+    except httpx.TransportError as error:
+        into.put(error)
+
+
+def wait_until_refused(port: int) -> None:
+    """New connections are refused as soon as a server stops."""
+    try:
+        while True:
+            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+    except ConnectionRefusedError:
+        return
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_a_server_that_stops_gives_running_answers_their_time(tokenizer: Tokenizer, drained: bool) -> None:
+    engine = ScriptedEngine(tokenizer, hold_after=1)
+    engine.say("abc")
+    app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL))
+    answer: queue.SimpleQueue[str | httpx.TransportError] = queue.SimpleQueue()
+    with served(app, drain_seconds=30 if drained else 0) as server:
+        client = threading.Thread(target=stream_of, args=(server.port, answer))
+        client.start()
+        gate = engine.held.get(timeout=30)
+        server.stop.open()
+        wait_until_refused(server.port)
+        if drained:
+            gate.open()
+        client.join()
+    received = answer.get(timeout=30)
+    if drained:
+        assert isinstance(received, str)
+        assert received.endswith("data: [DONE]\n\n")
+    else:
+        assert isinstance(received, httpx.RemoteProtocolError)
+
+
+def test_an_address_that_is_taken_is_an_error(port: int) -> None:
+    app = create_app(ScriptedEngine(), byte_tokenizer(), RequestMetrics(CollectorRegistry(), MODEL))
+
+    async def run() -> None:
+        await serve(app, "127.0.0.1", port, asyncio.Event())
+
+    with pytest.raises(OSError, match="in use"):
+        asyncio.run(run())

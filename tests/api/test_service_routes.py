@@ -1,0 +1,162 @@
+"""Probes, metrics, models, request ids, keys, limits, and the document that describes it all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from draft_service.api import create_app
+from draft_service.text import Tokenizer
+from pipedec.metrics import service_registry
+from pipedec.metrics.requests import RequestMetrics
+from tests.api.scripted import CONTEXT, MODEL, ScriptedEngine
+
+COMPLETIONS = "/v1/completions"
+
+
+def guarded(tokenizer: Tokenizer, **options: Any) -> TestClient:
+    engine = ScriptedEngine(tokenizer)
+    engine.say("ab")
+    metrics = RequestMetrics(CollectorRegistry(), MODEL)
+    return TestClient(create_app(engine, tokenizer, metrics, **options), raise_server_exceptions=False)
+
+
+def test_probes(http: httpx.Client, engine: ScriptedEngine) -> None:
+    for path in ("/health", "/ready"):
+        response = http.get(path)
+        assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+def test_models(http: httpx.Client) -> None:
+    (model,) = http.get("/v1/models").json()["data"]
+    assert (model["id"], model["object"], model["max_model_len"]) == (MODEL, "model", CONTEXT)
+    assert http.get(f"/v1/models/{MODEL}").json() == model
+
+
+def test_request_ids(http: httpx.Client) -> None:
+    assert http.get("/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    made = {http.get(path).headers["x-request-id"] for path in ("/health", "/nowhere")}
+    assert len(made) == 2
+    for bad in ("x" * 129, "a b", ""):
+        assert http.get("/health", headers={"x-request-id": bad}).headers["x-request-id"] not in (bad, "")
+
+
+def test_a_failure_has_a_request_id_too(http: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.say("a")
+    engine.fail_after = 0
+    response = http.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"}, headers={"x-request-id": "mine-2"})
+    assert (response.status_code, response.headers["x-request-id"]) == (500, "mine-2")
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        *((None, 401), ("Bearer key", 200), ("bearer  key", 200), ("Bearer kex", 401), ("Bearer keyy", 401)),
+        *(("Bearer", 401), ("key", 401), ("Basic key", 401), ("Bearer ké", 401)),
+    ],
+)
+def test_keys(tokenizer: Tokenizer, header: str | None, status: int) -> None:
+    client = guarded(tokenizer, api_key="key")
+    headers = {} if header is None else {"authorization": header.encode()}
+    assert client.get("/v1/models", headers=headers).status_code == status
+    response = client.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"}, headers=headers)
+    assert response.status_code == status
+    if status == 401:
+        assert response.json()["error"]["type"] == "authentication_error"
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert client.get("/v1/nowhere", headers=headers).status_code == 401
+        assert client.post(COMPLETIONS, content=b"{", headers=headers).status_code == 401
+    for path in ("/health", "/ready", "/metrics"):
+        assert client.get(path, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_the_body_limit(tokenizer: Tokenizer, declared: bool) -> None:
+    client = guarded(tokenizer, max_body_bytes=200)
+    for padding, status in ((0, 200), (200, 413)):
+        body = b'{"model": "tiny", "prompt": "x", "user": "' + b"u" * padding + b'"}'
+        content = body if declared else iter([body[:50], body[50:]])
+        response = client.post(COMPLETIONS, content=content, headers={"content-type": "application/json"})
+        assert response.status_code == status
+        if status == 413:
+            assert "200 bytes" in response.json()["error"]["message"]
+
+
+def sample(metrics: RequestMetrics, name: str, **labels: str) -> float:
+    labels = labels or {"model_name": MODEL}
+    return metrics.registry.get_sample_value(f"pipedec_{name}", labels) or 0.0
+
+
+def test_requests_are_counted(http: httpx.Client, engine: ScriptedEngine, metrics: RequestMetrics) -> None:
+    counted = {
+        "prompt_tokens_total": 1.0,
+        "generation_tokens_total": 3.0,
+        "time_to_first_token_seconds_count": 1.0,
+        "inter_token_latency_seconds_count": 2.0,
+        "e2e_request_latency_seconds_count": 1.0,
+        "request_time_per_output_token_seconds_count": 1.0,
+        "request_prompt_tokens_sum": 1.0,
+        "request_generation_tokens_sum": 3.0,
+        "request_params_n_sum": 1.0,
+        "request_params_max_tokens_sum": 16.0,
+    }
+    finished = {"model_name": MODEL, "finished_reason": "stop"}
+    answered = {"route": COMPLETIONS, "status": "200"}
+    before = {name: sample(metrics, name) for name in counted}
+    num_finished = sample(metrics, "request_success_total", **finished)
+    num_answered = sample(metrics, "http_responses_total", **answered)
+    engine.say("ab")
+    assert http.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"}).status_code == 200
+    assert {name: sample(metrics, name) - before[name] for name in counted} == counted
+    assert sample(metrics, "request_success_total", **finished) == num_finished + 1
+    assert sample(metrics, "http_responses_total", **answered) == num_answered + 1
+
+
+def test_failures_are_counted(http: httpx.Client, engine: ScriptedEngine, metrics: RequestMetrics) -> None:
+    failed = {"model_name": MODEL, "finished_reason": "error"}
+    unmatched = {"route": "unmatched", "status": "404"}
+    num_failed = sample(metrics, "request_success_total", **failed)
+    num_unmatched = sample(metrics, "http_responses_total", **unmatched)
+    engine.say("a")
+    engine.fail_after = 0
+    http.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"})
+    http.get("/a-path-that-nobody/expects")
+    assert sample(metrics, "request_success_total", **failed) == num_failed + 1
+    assert sample(metrics, "http_responses_total", **unmatched) == num_unmatched + 1
+
+
+def test_the_exposition_is_prometheus(http: httpx.Client) -> None:
+    response = http.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    names = {family.name for family in text_string_to_metric_families(response.text)}
+    assert {"pipedec_num_requests_running", "pipedec_num_requests_waiting", "pipedec_request_success"} <= names
+    openmetrics = http.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert openmetrics.text.endswith("# EOF\n")
+
+
+def test_a_service_registry_tells_of_the_process() -> None:
+    assert service_registry().get_sample_value("process_resident_memory_bytes")
+
+
+def test_the_document_is_truthful(http: httpx.Client, tokenizer: Tokenizer) -> None:
+    document = http.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        *("/health", "/ready", "/metrics", "/v1/models", "/v1/models/{model}"),
+        *("/v1/completions", "/v1/chat/completions"),
+    }
+    responses = document["paths"][COMPLETIONS]["post"]["responses"]
+    assert set(responses) == {"200", "400", "404", "413", "429", "500", "503"}
+    assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert set(document["components"]["schemas"]["CompletionBody"]["required"]) == {"model", "prompt"}
+    assert document["components"]["schemas"]["ChatBody"]["properties"]["tool_choice"]["enum"] == [None, "none", "auto"]
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    assert "securitySchemes" not in document["components"]
+    with_key = guarded(tokenizer, api_key="key").get("/openapi.json").json()
+    assert with_key["paths"][COMPLETIONS]["post"]["security"] == [{"HTTPBearer": []}]
+    assert "401" in with_key["paths"]["/v1/models"]["get"]["responses"]
