@@ -48,7 +48,7 @@ POLICY: Final[dict[str, int | bytes]] = {
     "handshake_ivl": 5000,  # a connection that has not finished its handshake by then is cut
     "copy_threshold": NO_COPY_BYTES,
 }
-_ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _HANDSHAKES = zmq.Event.ACCEPTED | zmq.Event.HANDSHAKE_SUCCEEDED
 
 T = TypeVar("T")
@@ -106,7 +106,8 @@ class Transport(AbstractContextManager["Transport"]):
 
     def connect(self, kind: int, address: str, **policy: int | bytes) -> _Socket:
         """A socket that connects, and reconnects for ever. Raises `ProtocolError` when that is no tcp:// address."""
-        if not _ADDRESS.fullmatch(address):
+        parts = _ADDRESS.fullmatch(address)
+        if parts is None or not 0 < int(parts[2]) < 65536:
             raise ProtocolError(f"an address must be tcp://host:port, not {address!r}")
         connected = self._open(kind, address.removeprefix("tcp://"), policy)
         if self._keys is not None:
