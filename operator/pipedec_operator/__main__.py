@@ -1,0 +1,81 @@
+"""`python -m pipedec_operator`: keep every PipeDecDeployment of a cluster, or of some namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Annotated
+
+import kopf
+import typer
+
+from pipedec import __version__
+from pipedec.health import Health, HealthServer
+from pipedec.metrics import service_registry
+from pipedec_operator import names
+from pipedec_operator.cluster import connect
+from pipedec_operator.handlers import Keeper, register, settings
+from pipedec_operator.manifests import Setting
+from pipedec_operator.metrics import OperatorMetrics
+from pipedec_operator.reconcile import Reconciler
+
+
+def main(
+    stage_image: Annotated[str, typer.Option(help="Image of stages, where a resource names none.")],
+    draft_image: Annotated[str, typer.Option(help="Image of draft pods, where a resource names none.")],
+    namespace: Annotated[list[str] | None, typer.Option(help="Keep this namespace alone. May be repeated.")] = None,
+    host: Annotated[str, typer.Option(help="Where /healthz, /readyz and /metrics listen.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="Their port; 0: any free one.")] = 8080,
+    workers: Annotated[int, typer.Option(min=1, help="Resources worked on at the same time.")] = 4,
+    resync_seconds: Annotated[float, typer.Option(min=1, help="How often every resource is looked at anyway.")] = 300,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Keep every PipeDecDeployment."""
+    logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(max(logging.getLevelName(log_level), logging.WARNING))
+    registry = service_registry()
+    metrics = OperatorMetrics(registry)
+    cluster = connect(metrics.count_call)
+    setting = Setting(
+        stage_image=stage_image,
+        draft_image=draft_image,
+        version=__version__,
+        disruption_budget=cluster.first_known(names.DISRUPTION_BUDGETS),
+        pod_monitor=cluster.first_known(names.POD_MONITORS),
+    )
+    keeper = Keeper(Reconciler(cluster, setting), metrics, resync_seconds)
+    health = Health()
+    with HealthServer(host, port, health, registry):
+        asyncio.run(_serve(keeper, setting, workers, health, namespace or []))
+
+
+async def _serve(keeper: Keeper, setting: Setting, workers: int, health: Health, namespaces: list[str]) -> None:
+    kinds = (names.POD, *setting.kinds)
+    handlers, ready = kopf.OperatorRegistry(), asyncio.Event()
+    register(handlers, keeper, kinds)
+    chosen = settings(kinds)
+    chosen.scanning.disabled = bool(namespaces)  # a namespaced role may not list what the whole cluster has
+    operator = asyncio.create_task(
+        kopf.operator(
+            registry=handlers,
+            settings=chosen,
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            ready_flag=ready,
+        )
+    )
+    work = asyncio.create_task(keeper.run(workers, health))
+    await asyncio.wait({operator, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    health.reason = ""
+    await asyncio.wait({operator, work}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (operator, work):
+        task.cancel()
+    results = await asyncio.gather(operator, work, return_exceptions=True)
+    for error in results:
+        if isinstance(error, Exception):
+            raise error
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,121 @@
+"""A pod -> why it is not ready: one word for programs, one sentence for people. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pipedec_operator.names import Object
+
+UNSCHEDULABLE, IMAGE, CONFIG, CRASHED = "Unschedulable", "ImagePullError", "ContainerConfigError", "StageCrashed"
+MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD = "ModelNotFound", "AuthFailed", "ModelDownloadFailed"
+OUT_OF_MEMORY, EVICTED, NOT_CREATED, WAITING = "OutOfMemory", "Evicted", "FailedCreate", "NotReady"
+INVALID = "InvalidSpec"  # by what only a pod can know: that the model has fewer layers, or a shorter context
+
+MODEL_CAUSES = frozenset({MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD})
+# Causes that someone must do something about; the rest passes with time.
+FAILURES = MODEL_CAUSES | {UNSCHEDULABLE, IMAGE, CONFIG, CRASHED, OUT_OF_MEMORY, EVICTED, NOT_CREATED, INVALID}
+
+_IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"})
+_MAX_MESSAGE = 1000
+
+
+class Cause(NamedTuple):
+    """Why a pod is not ready."""
+
+    reason: str
+    message: str
+
+
+def cause_of(pod: Object | None, workload: Object | None) -> Cause | None:
+    """Why the pod of a Deployment is not ready; None if it is. Both as observed, None where there is none yet."""
+    if pod is None:
+        return _without_pod(workload)
+    if is_ready(pod):
+        return None
+    status = pod.get("status", {})
+    name = pod["metadata"]["name"]
+    scheduled = condition(status, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return Cause(UNSCHEDULABLE, f"pod {name} cannot be placed: {scheduled.get('message', 'no node fits')}")
+    if status.get("phase") == "Failed" and not status.get("containerStatuses"):
+        return Cause(EVICTED, f"pod {name}: {status.get('reason', 'Failed')}: {status.get('message', '')}")
+    for container in status.get("containerStatuses", ()):
+        if found := _container_cause(name, container):
+            return found
+    if "deletionTimestamp" in pod["metadata"]:
+        return Cause(WAITING, f"pod {name} is terminating")
+    return Cause(WAITING, f"pod {name} is {_stage_of_start(status)}")
+
+
+def _without_pod(workload: Object | None) -> Cause:
+    if workload is None:
+        return Cause(WAITING, "is being created")
+    failure = condition(workload.get("status", {}), "ReplicaFailure")
+    if failure.get("status") == "True":
+        return Cause(NOT_CREATED, f"its pod cannot be created: {failure.get('message', '')}"[:_MAX_MESSAGE])
+    return Cause(WAITING, "has no pod yet")
+
+
+def _container_cause(pod: str, container: dict[str, Any]) -> Cause | None:
+    state = container.get("state", {})
+    waiting = state.get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _IMAGE_REASONS:
+        return Cause(IMAGE, f"pod {pod} cannot pull image {container.get('image', '')}: {reason}: {message}")
+    if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+        return Cause(CONFIG, f"pod {pod} cannot start: {reason}: {message}")
+    ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
+    if ended and (state.get("terminated") or reason == "CrashLoopBackOff"):
+        return _end_cause(pod, ended, container.get("restartCount", 0))
+    return None
+
+
+def _end_cause(pod: str, ended: dict[str, Any], restarts: int) -> Cause:
+    lines = str(ended.get("message", "")).strip().splitlines()
+    last = lines[-1] if lines else "no message; see its log"
+    code = ended.get("exitCode")
+    how = f"pod {pod} ended with exit code {code} ({restarts} restarts)"
+    if ended.get("reason") == "OOMKilled":
+        return Cause(OUT_OF_MEMORY, f"{how}: out of memory; raise resources.limits.memory or use more stages")
+    return Cause(_classified(last), f"{how}: {last}"[:_MAX_MESSAGE])
+
+
+def _classified(line: str) -> str:
+    """The cause in the last line that a service wrote: the name of the error that ended it, and its text."""
+    if line.startswith("ManifestError: "):
+        return INVALID
+    if not line.startswith("ModelError: "):
+        return CRASHED
+    if re.search(r"is gated|HF_TOKEN", line):
+        return MODEL_AUTH
+    if re.search(r"could not be fetched", line):
+        return MODEL_DOWNLOAD
+    return MODEL_NOT_FOUND
+
+
+def _stage_of_start(status: Object) -> str:
+    if status.get("phase") == "Running":
+        return "running, and not ready: it loads its layers or waits for the others"
+    return "starting: its image is pulled and its volumes are mounted"
+
+
+def condition(status: Object, kind: str) -> dict[str, Any]:
+    """The condition of a type; empty if there is none."""
+    return next((each for each in status.get("conditions", ()) if each.get("type") == kind), {})
+
+
+def is_ready(pod: Object) -> bool:
+    return (
+        "deletionTimestamp" not in pod["metadata"] and condition(pod.get("status", {}), "Ready").get("status") == "True"
+    )
+
+
+def newest(pods: Iterable[Object]) -> Object | None:
+    """The pod that counts: one that stays before one that goes, then the youngest."""
+    return max(
+        pods,
+        key=lambda pod: ("deletionTimestamp" not in pod["metadata"], pod["metadata"].get("creationTimestamp", "")),
+        default=None,
+    )

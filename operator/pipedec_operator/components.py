@@ -1,0 +1,110 @@
+"""The pods of a resource as rows of its status: which there must be, and how each is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipedec.spec import Span
+from pipedec_operator import names
+from pipedec_operator.causes import Cause, cause_of, condition, is_ready, newest
+from pipedec_operator.names import Object
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A stage or a draft (`stage` None): its Deployment, as wanted and as it is, and its pod."""
+
+    group: int
+    stage: int | None
+    wanted: bool  # a pod is asked for: not suspended
+    updated: bool  # its Deployment is as asked, and the Deployment controller has acted on that
+    revision: str
+    workload: Object | None
+    pod: Object | None
+    restarts: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}/{names.DRAFT if self.stage is None else f'{names.STAGE}-{self.stage}'}"
+
+    @property
+    def ready(self) -> bool:
+        return self.updated and self.pod is not None and is_ready(self.pod)
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it is not ready; None if it is, or if it should not be."""
+        if self.ready or not self.wanted:
+            return None
+        return cause_of(self.pod, self.workload) or Cause("RollingOut", "its pod is being replaced")
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was not ready within spec.progressDeadlineSeconds."""
+        status = self.workload.get("status", {}) if self.workload else {}
+        return not self.ready and condition(status, "Progressing").get("reason") == "ProgressDeadlineExceeded"
+
+    def row(self, spans: Sequence[Span] | None) -> Object:
+        """Its entry in status.stages or status.drafts."""
+        pod = self.pod or {"metadata": {"labels": {}}, "spec": {}}
+        row = {
+            "name": self.name,
+            "replica": self.group,
+            "ready": self.ready,
+            "pod": pod["metadata"].get("name"),
+            "node": pod.get("spec", {}).get("nodeName"),
+            "restarts": self.restarts,
+            "revision": pod["metadata"].get("labels", {}).get(names.REVISION),
+        }
+        if self.cause:
+            row |= {"reason": self.cause.reason, "message": self.cause.message}
+        if self.stage is not None:
+            row["index"] = self.stage
+            if spans and self.stage < len(spans):
+                row["layers"] = f"{spans[self.stage][0]}-{spans[self.stage][1] - 1}"
+        return {key: value for key, value in row.items() if value is not None}
+
+
+def components(desired: Iterable[Object], observed: Iterable[Object], pods: Iterable[Object]) -> list[Component]:
+    """The components that the desired Deployments ask for, by group and stage, drafts first."""
+    workloads = {child["metadata"]["name"]: child for child in observed if child["kind"] == names.WORKLOAD.kind}
+    by_place: dict[tuple[str, str], list[Object]] = {}
+    for pod in pods:
+        by_place.setdefault(_place(pod), []).append(pod)
+    found = [
+        _component(child, workloads.get(child["metadata"]["name"]), by_place.get(_place(child), []))
+        for child in desired
+        if child["kind"] == names.WORKLOAD.kind
+    ]
+    return sorted(found, key=lambda each: (each.group, -1 if each.stage is None else each.stage))
+
+
+def _place(child: Object) -> tuple[str, str]:
+    labels = child["metadata"].get("labels", {})
+    return labels.get(names.GROUP_INDEX, ""), labels.get(names.STAGE_INDEX, "")
+
+
+def _component(desired: Object, workload: Object | None, pods: list[Object]) -> Component:
+    labels = desired["metadata"]["labels"]
+    statuses = [status for pod in pods for status in pod.get("status", {}).get("containerStatuses", ())]
+    stage = labels.get(names.STAGE_INDEX)
+    return Component(
+        group=int(labels[names.GROUP_INDEX]),
+        stage=None if stage is None else int(stage),
+        wanted=desired["spec"]["replicas"] > 0,
+        updated=workload is not None and _is_updated(desired, workload),
+        revision=labels[names.REVISION],
+        workload=workload,
+        pod=newest(pods),
+        restarts=sum(status.get("restartCount", 0) for status in statuses),
+    )
+
+
+def _is_updated(desired: Object, workload: Object) -> bool:
+    metadata, status = workload["metadata"], workload.get("status", {})
+    return (
+        metadata.get("annotations", {}).get(names.SPEC_HASH) == desired["metadata"]["annotations"][names.SPEC_HASH]
+        and status.get("observedGeneration", 0) >= metadata.get("generation", 1)
+        and status.get("updatedReplicas", 0) >= desired["spec"]["replicas"]
+    )

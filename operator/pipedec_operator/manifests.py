@@ -1,0 +1,202 @@
+"""A resource -> every object that it asks for. Pure, and equal for equal input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pipedec.spec import PipeDecDeployment
+from pipedec_operator import names, pods
+from pipedec_operator.names import DRAFT, STAGE, Kind, Object
+from pipedec_operator.projection import digest, manifest_for, revision
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the operator knows beside the spec: its images and version, and the cluster's optional kinds."""
+
+    stage_image: str
+    draft_image: str
+    version: str
+    disruption_budget: Kind | None = None
+    pod_monitor: Kind | None = None
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Kinds of children that this cluster can have, in the order they are made; without the Secret."""
+        return (*names.ALWAYS, *(kind for kind in (self.disruption_budget, self.pod_monitor) if kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The resource as the API server has it; its deletion deletes all that refers to it."""
+
+    namespace: str
+    uid: str
+
+
+def children(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys_hash: str) -> list[Object]:
+    """Every child but the Secret of keys, which is made once and of random content: see `keys_secret`."""
+    configs = {role: _config_map(resource, role) for role in (STAGE, DRAFT)}
+    wanted = [
+        _object(
+            names.SERVICE_ACCOUNT, names.service_account(resource.metadata.name), automountServiceAccountToken=False
+        ),
+        *configs.values(),
+        _client_service(resource),
+        *_network_policies(resource),
+    ]
+    for group in range(resource.spec.replicas):
+        wanted.append(_control_service(resource, group))
+        wanted += _workloads(resource, group, owner.namespace, setting, configs, keys_hash)
+        if setting.disruption_budget:
+            wanted.append(_disruption_budget(resource, group, setting.disruption_budget))
+    if setting.pod_monitor:
+        wanted.append(_pod_monitor(resource, setting.pod_monitor))
+    order = [kind.kind for kind in setting.kinds]
+    return sorted(_adopted(wanted, resource, owner, setting), key=lambda child: order.index(child["kind"]))
+
+
+def keys_secret(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys: dict[str, str]) -> Object:
+    """The Secret with a pipeline's CURVE keys."""
+    secret = _object(names.SECRET, names.keys_secret(resource.metadata.name), type="Opaque", stringData=keys)
+    return next(_adopted([secret], resource, owner, setting))
+
+
+def _object(kind: Kind, name: str, **body: object) -> Object:
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": name}, **body}
+
+
+def _adopted(
+    objects: Iterable[Object], resource: PipeDecDeployment, owner: Owner, setting: Setting
+) -> Iterator[Object]:
+    reference = {
+        "apiVersion": names.RESOURCE.api_version,
+        "kind": names.KIND,
+        "name": resource.metadata.name,
+        "uid": owner.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    for child in objects:
+        metadata = child["metadata"]
+        metadata["namespace"] = owner.namespace
+        metadata["labels"] = metadata.get("labels", {}) | names.labels(resource.metadata.name, setting.version)
+        metadata["ownerReferences"] = [reference]
+        if child["kind"] != names.SECRET.kind:
+            metadata["annotations"] = metadata.get("annotations", {}) | {names.SPEC_HASH: digest(child)}
+        yield child
+
+
+def _config_map(resource: PipeDecDeployment, role: str) -> Object:
+    manifest = manifest_for(role, resource)
+    name = f"{resource.metadata.name}-{role}-{digest(manifest, 8)}"
+    return _object(names.CONFIG_MAP, name, data={"manifest.yaml": manifest}, immutable=True)
+
+
+def _client_service(resource: PipeDecDeployment) -> Object:
+    service, port = resource.spec.serving.service, resource.spec.serving.port
+    child = _object(
+        names.SERVICE,
+        resource.metadata.name,
+        spec={
+            "type": service.type,
+            "selector": names.selector(resource.metadata.name, component=DRAFT),
+            "ports": [{"name": "http", "port": port, "targetPort": "http", "protocol": "TCP"}],
+        },
+    )
+    if service.annotations:
+        child["metadata"]["annotations"] = dict(service.annotations)
+    return child
+
+
+def _control_service(resource: PipeDecDeployment, group: int) -> Object:
+    name, current = resource.metadata.name, revision(resource.spec)
+    return _object(
+        names.SERVICE,
+        names.control_service(name, group, current),
+        spec={
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,  # stages register before anything is ready
+            "selector": names.selector(name, group, component=DRAFT) | {names.REVISION: current},
+            "ports": [
+                {"name": "control", "port": names.CONTROL_PORT, "targetPort": "control", "protocol": "TCP"},
+                {"name": "verdicts", "port": names.VERDICT_PORT, "targetPort": "verdicts", "protocol": "TCP"},
+            ],
+        },
+    )
+
+
+def _workloads(
+    resource: PipeDecDeployment,
+    group: int,
+    namespace: str,
+    setting: Setting,
+    configs: dict[str, Object],
+    keys_hash: str,
+) -> Iterator[Object]:
+    """One Deployment of one pod for the draft and for each stage: they come back though the operator be down."""
+    name, spec = resource.metadata.name, resource.spec
+    images = {STAGE: spec.images.stage or setting.stage_image, DRAFT: spec.images.draft or setting.draft_image}
+    for stage in (None, *range(spec.pipeline.num_stages)):
+        role = DRAFT if stage is None else STAGE
+        pod = pods.Pod(group, stage, images[role], configs[role]["metadata"]["name"], keys_hash)
+        labels = names.selector(name, group, stage, role)
+        child = _object(
+            names.WORKLOAD,
+            names.workload(name, group, stage),
+            spec={
+                "replicas": 0 if spec.suspend else 1,
+                "strategy": {"type": "Recreate"},  # a surge pod would wait for a device that this one holds
+                "revisionHistoryLimit": 2,
+                "progressDeadlineSeconds": spec.progress_deadline_seconds,
+                "selector": {"matchLabels": labels},
+                "template": pods.template(resource, pod, namespace),
+            },
+        )
+        child["metadata"]["labels"] = labels | {names.ROLE: role, names.REVISION: revision(spec)}
+        yield child
+
+
+def _network_policies(resource: PipeDecDeployment) -> Iterator[Object]:
+    """Stages and control ports are for the pipeline's own pods; metrics and probes are for everyone."""
+    policy = resource.spec.network_policy
+    if not policy.enabled:
+        return
+    peers: list[Object] = [{"podSelector": {"matchLabels": {names.DEPLOYMENT: resource.metadata.name}}}]
+    clients = [dict(peer) for peer in policy.clients]
+    inside = {STAGE: [names.DATA_PORT], DRAFT: [names.CONTROL_PORT, names.VERDICT_PORT]}
+    outside = {STAGE: names.METRICS_PORT, DRAFT: resource.spec.serving.port}
+    for role in (STAGE, DRAFT):
+        open_port: Object = {"ports": [{"port": outside[role], "protocol": "TCP"}]}
+        if role == DRAFT and clients:
+            open_port["from"] = clients
+        yield _object(
+            names.NETWORK_POLICY,
+            f"{resource.metadata.name}-{role}",
+            spec={
+                "podSelector": {"matchLabels": names.selector(resource.metadata.name, component=role)},
+                "policyTypes": ["Ingress"],
+                "ingress": [
+                    {"from": peers, "ports": [{"port": port, "protocol": "TCP"} for port in inside[role]]},
+                    open_port,
+                ],
+            },
+        )
+
+
+def _disruption_budget(resource: PipeDecDeployment, group: int, kind: Kind) -> Object:
+    """Drains take one pod of a pipeline at a time, and wait until it serves again: a lost stage is re-formed."""
+    name = resource.metadata.name
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": names.selector(name, group)}}
+    return _object(kind, f"{name}-{group}", spec=spec)
+
+
+def _pod_monitor(resource: PipeDecDeployment, kind: Kind) -> Object:
+    name = resource.metadata.name
+    spec = {
+        "selector": {"matchLabels": names.selector(name)},
+        "podMetricsEndpoints": [{"port": port, "path": "/metrics"} for port in ("http", "metrics")],
+        "podTargetLabels": [names.DEPLOYMENT, names.GROUP_INDEX, names.STAGE_INDEX],
+    }
+    return _object(kind, name, spec=spec)

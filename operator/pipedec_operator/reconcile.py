@@ -1,0 +1,176 @@
+"""One pass over one resource: read what there is, do what is missing, say how it stands.
+
+Level-based: a pass depends on nothing but what it reads, so it may be cut off after any call and begun again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from pipedec.errors import ManifestError
+from pipedec.spec import PipeDecDeployment, parse_manifest
+from pipedec_operator import keyring, manifests, names
+from pipedec_operator.cluster import Cluster, ClusterError
+from pipedec_operator.components import components
+from pipedec_operator.manifests import Owner, Setting
+from pipedec_operator.names import Kind, Object
+from pipedec_operator.plan import Action, Apply, describe, key, owner, plan, satisfied, terminating
+from pipedec_operator.projection import digest
+from pipedec_operator.status import Observation, status
+from pipedec_operator.transitions import Transition, transitions
+
+_log = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """What a pass left: the resource with its status (None: gone, or going), and whether to try again later."""
+
+    resource: Object | None
+    again: bool = False
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Reconciler:
+    """Passes over the resources of one cluster. Safe for several threads, as long as each resource is in one."""
+
+    def __init__(self, cluster: Cluster, setting: Setting, clock: Callable[[], str] = utc_now) -> None:
+        self._cluster, self._setting, self._clock = cluster, setting, clock
+        self._kinds = {kind.kind: kind for kind in setting.kinds}
+        self._rewritten: dict[str, str] = {}
+
+    def reconcile(self, namespace: str, name: str) -> Outcome:
+        """One pass.
+
+        Raises `ClusterError` if the API server could not be reached, is overloaded, or something was changed
+        meanwhile: then the pass is to be repeated.
+        """
+        raw = self._cluster.get(names.RESOURCE, namespace, name)
+        if raw is None or terminating(raw):
+            return Outcome(None)
+        labels = {names.DEPLOYMENT: name}
+        observed = [child for kind in self._setting.kinds for child in self._cluster.list(kind, namespace, labels)]
+        try:
+            resource = parse_manifest(raw)
+        except ManifestError as error:
+            # What the last good spec asked for is left as it is, and its state is still told.
+            found = components(observed, observed, self._pods(raw))
+            return Outcome(self._report(Observation(raw, None, found, self._clock(), invalid=str(error))))
+        desired, obstacles = self._desired(resource, raw)
+        planned = plan(desired, observed, raw["metadata"]["uid"])
+        live = {key(child): child for child in observed}
+        refused = self._execute(planned.actions, live, raw["metadata"]["uid"])
+        obstacles = (*obstacles, *planned.obstacles)
+        found = components(desired, live.values(), self._pods(raw))
+        seen = Observation(raw, resource, found, self._clock(), refused="; ".join(refused), obstacles=obstacles)
+        return Outcome(self._report(seen), again=bool(refused or obstacles))
+
+    def _desired(self, resource: PipeDecDeployment, raw: Object) -> tuple[list[Object], tuple[str, ...]]:
+        """All children; and none, but an obstacle, while there can be no keys."""
+        owned_by = Owner(raw["metadata"]["namespace"], raw["metadata"]["uid"])
+        fresh = manifests.keys_secret(resource, owned_by, self._setting, keyring.new_keys())
+        try:
+            secret = keyring.ensure(self._cluster, fresh)
+        except keyring.NotOursError as error:
+            return [], (str(error),)
+        return manifests.children(resource, owned_by, self._setting, keyring.fingerprint(secret)), ()
+
+    def _pods(self, raw: Object) -> list[Object]:
+        metadata = raw["metadata"]
+        return self._cluster.list(names.POD, metadata["namespace"], {names.DEPLOYMENT: metadata["name"]})
+
+    def _execute(self, actions: Sequence[Action], live: dict[tuple[str, str], Object], uid: str) -> list[str]:
+        """Does what is planned, and keeps `live` true to it. Gives what the API server would not take, for people."""
+        refused = []
+        for action in actions:
+            kind, identity = self._kinds[action.child["kind"]], key(action.child)
+            try:
+                if not isinstance(action, Apply):
+                    self._cluster.delete(kind, action.child)
+                    del live[identity]
+                elif not self._in_vain(action.child, live.get(identity)):
+                    live[identity] = self._apply(kind, action, uid)
+                    self._remember(action.child, live[identity])
+            except ClusterError as error:
+                if error.passing:
+                    raise
+                refused.append(f"{describe(action.child)}: {error.message}")
+            else:
+                _log.info("%s %s", type(action).__name__, describe(action.child))
+        return refused
+
+    def _apply(self, kind: Kind, action: Apply, uid: str) -> Object:
+        child = action.child
+        try:
+            return self._cluster.apply(kind, child, action.force)
+        except ClusterError as error:
+            if error.code != 409 or action.force:
+                raise
+            # There is such an object, without our label: ours, edited, or somebody's.
+            there = self._cluster.get(kind, child["metadata"]["namespace"], child["metadata"]["name"])
+            if there is None or owner(there) == uid:
+                return self._cluster.apply(kind, child, force=True)
+            raise ClusterError(403, "NotOurs", "there is one of that name that is not this resource's") from error
+
+    def _remember(self, child: Object, result: Object) -> None:
+        """Notes what an apply left unlike what it asked for, because something in the cluster rewrites it."""
+        uid = result["metadata"]["uid"]
+        if satisfied(child, result):
+            self._rewritten.pop(uid, None)
+        else:
+            _log.warning("%s: something in the cluster changes what is applied", describe(child))
+            self._rewritten[uid] = _fingerprint(child, result)
+
+    def _in_vain(self, child: Object, live: Object | None) -> bool:
+        """Whether the same was applied to the same before, and changed nothing; again would be for ever."""
+        return live is not None and self._rewritten.get(live["metadata"]["uid"]) == _fingerprint(child, live)
+
+    def _report(self, seen: Observation) -> Object:
+        """Writes the status, and tells what happened, if anything did. Events first: their names make them idempotent."""
+        before, after = seen.raw.get("status", {}), status(seen)
+        if before == after:
+            return seen.raw
+        for transition in transitions(before, after):
+            self._tell(seen.raw, transition)
+        return self._cluster.replace_status(names.RESOURCE, {**seen.raw, "status": after})
+
+    def _tell(self, raw: Object, transition: Transition) -> None:
+        metadata = raw["metadata"]
+        # The same transition of the same state has the same name, so a pass that is repeated tells nothing twice.
+        told = digest([metadata["uid"], metadata["resourceVersion"], *transition], 16)
+        event = {
+            "apiVersion": names.EVENT.api_version,
+            "kind": names.EVENT.kind,
+            "metadata": {"name": f"{metadata['name']}.{told}", "namespace": metadata["namespace"]},
+            "involvedObject": {
+                "apiVersion": names.RESOURCE.api_version,
+                "kind": names.KIND,
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+            },
+            "type": transition.type,
+            "reason": transition.reason,
+            "message": transition.message,
+            "source": {"component": names.MANAGER},
+            "firstTimestamp": self._clock(),
+            "lastTimestamp": self._clock(),
+            "count": 1,
+        }
+        try:
+            self._cluster.create(names.EVENT, event)
+        except ClusterError as error:
+            if error.code != 409:
+                raise
+
+
+def _fingerprint(child: Object, live: Object) -> str:
+    """Equal while neither what is asked for nor what there is (its status aside) changes."""
+    metadata = {k: v for k, v in live["metadata"].items() if k not in ("resourceVersion", "managedFields")}
+    return digest([child, {k: v for k, v in live.items() if k not in ("metadata", "status")}, metadata])
