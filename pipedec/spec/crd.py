@@ -117,7 +117,7 @@ def _structural(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
         schema["enum"] = [schema.pop("const")]
     if isinstance(default := schema.get("default"), dict):
         schema["default"] = {}  # each field below has its own default
-    elif default is None or default == []:
+    elif default is None or default in ([], ""):  # Kubernetes 1.20 reads a default of "" as null
         schema.pop("default", None)
     for name in ("$defs", "title", *(["additionalProperties"] if "properties" in schema else [])):
         schema.pop(name, None)
