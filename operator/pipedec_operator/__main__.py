@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import Annotated
 
 import kopf
 import typer
 
 from pipedec import __version__
+from pipedec.errors import PipeDecError
 from pipedec.health import Health, HealthServer
 from pipedec.metrics import service_registry
 from pipedec_operator import names
@@ -78,4 +80,9 @@ async def _serve(keeper: Keeper, setting: Setting, workers: int, health: Health,
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command()(main)
+    try:
+        app()
+    except PipeDecError as error:
+        sys.exit(str(error))

@@ -11,6 +11,7 @@ import urllib3
 from kubernetes.client import ApiClient, ApiException, Configuration
 from kubernetes.dynamic import DynamicClient
 
+from pipedec.errors import PipeDecError
 from pipedec_operator.names import MANAGER, Kind, Object
 
 APPLY = "application/apply-patch+yaml"  # server-side apply; JSON is YAML
@@ -65,7 +66,8 @@ class ApiServer:
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         try:
-            return self._call("GET", _path(kind, namespace, name))
+            found: Object = self._call("GET", _path(kind, namespace, name))
+            return found
         except ClusterError as error:
             if error.code == 404:
                 return None
@@ -79,10 +81,12 @@ class ApiServer:
     def apply(self, kind: Kind, child: Object, force: bool) -> Object:
         path = _path(kind, child["metadata"]["namespace"], child["metadata"]["name"])
         query = [("fieldManager", MANAGER), ("force", str(force).lower())]
-        return self._call("PATCH", path, child, content_type=APPLY, query_params=query)
+        result: Object = self._call("PATCH", path, child, content_type=APPLY, query_params=query)
+        return result
 
     def create(self, kind: Kind, child: Object) -> Object:
-        return self._call("POST", _path(kind, child["metadata"]["namespace"]), child, field_manager=MANAGER)
+        result: Object = self._call("POST", _path(kind, child["metadata"]["namespace"]), child, field_manager=MANAGER)
+        return result
 
     def delete(self, kind: Kind, child: Object) -> None:
         metadata = child["metadata"]
@@ -96,7 +100,8 @@ class ApiServer:
     def replace_status(self, kind: Kind, resource: Object) -> Object:
         metadata = resource["metadata"]
         path = _path(kind, metadata["namespace"], metadata["name"]) + "/status"
-        return self._call("PUT", path, resource, field_manager=MANAGER)
+        result: Object = self._call("PUT", path, resource, field_manager=MANAGER)
+        return result
 
     def first_known(self, kinds: Iterable[Kind]) -> Kind | None:
         """The first of these kinds that this cluster serves."""
@@ -130,8 +135,11 @@ def connect(count: Callable[[str, int], None] = lambda verb, code: None) -> ApiS
     configuration = Configuration()
     try:
         kubernetes.config.load_incluster_config(client_configuration=configuration)
-    except kubernetes.config.ConfigException:
-        kubernetes.config.load_kube_config(client_configuration=configuration)
+    except kubernetes.config.ConfigException as inside:
+        try:
+            kubernetes.config.load_kube_config(client_configuration=configuration)
+        except kubernetes.config.ConfigException as error:
+            raise PipeDecError(f"no cluster to connect to: in a pod: {inside} With KUBECONFIG: {error}") from error
     configuration.retries = False  # the work queue backs off, and says so
     return ApiServer(ApiClient(configuration), count)
 

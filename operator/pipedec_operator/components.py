@@ -103,7 +103,7 @@ def _component(desired: Object, workload: Object | None, pods: list[Object]) -> 
 
 def _is_updated(desired: Object, workload: Object) -> bool:
     metadata, status = workload["metadata"], workload.get("status", {})
-    return (
+    return bool(
         metadata.get("annotations", {}).get(names.SPEC_HASH) == desired["metadata"]["annotations"][names.SPEC_HASH]
         and status.get("observedGeneration", 0) >= metadata.get("generation", 1)
         and status.get("updatedReplicas", 0) >= desired["spec"]["replicas"]

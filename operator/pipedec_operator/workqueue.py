@@ -88,4 +88,4 @@ class WorkQueue(Generic[Key]):
             # One resource that trips over a mistake of ours must not stop the others.
             _log.exception("%s", key)
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        return max(asked or 0.0, min(FIRST_DELAY * 2 ** (failures - 1), LAST_DELAY))
+        return max(asked or 0.0, min(FIRST_DELAY * 2.0 ** (failures - 1), LAST_DELAY))
