@@ -1,15 +1,18 @@
-"""A GGUF checkpoint turned into what everything else here reads: safetensors, config.json and a tokenizer."""
+"""A GGUF checkpoint turned into what everything else here reads: `python -m pipedec.model.gguf SOURCE TARGET`.
+
+Run as a program of its own, it gives back the memory that a conversion takes, twice the model.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from gguf import GGUFReader
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from pipedec.errors import ModelError
 
@@ -20,16 +23,11 @@ def convert_gguf(source: Path, target: Path) -> None:
     A quantised block is a half-precision scale times small integers: float32 holds every such product exactly, and
     bfloat16 would round it a second time. Raises `ModelError` when the file is no model that transformers knows.
     """
-    drawn = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype="float32")
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(f"{source}: cannot be converted ({error}); give the model as safetensors") from error
-    finally:
-        if drawn:
-            logging.enable_progress_bar()
     _restore_pre_tokenizer(tokenizer, source)
     tokenizer.save_pretrained(target)
     model.generation_config.save_pretrained(target)
@@ -40,7 +38,9 @@ def convert_gguf(source: Path, target: Path) -> None:
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    weights = target / "model.safetensors"
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # a shared cache is read by others
 
 
 def _restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path) -> None:
@@ -53,3 +53,10 @@ def _restore_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path) -> 
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
             [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
         )
+
+
+if __name__ == "__main__":
+    try:
+        convert_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ModelError as error:
+        sys.exit(str(error))

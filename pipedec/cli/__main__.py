@@ -1,0 +1,5 @@
+"""`python -m pipedec.cli`."""
+
+from pipedec.cli import app
+
+app(prog_name="pipedec")

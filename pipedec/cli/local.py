@@ -1,0 +1,167 @@
+"""A manifest as processes of this machine: which programs, with which settings."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import yaml
+
+from pipedec.cli.supervisor import Program
+from pipedec.config import DraftConfig, ProcessConfig, StageConfig, child_environment
+from pipedec.errors import ManifestError, PipeDecError
+from pipedec.spec import PipeDecDeployment, PodSettings, parse_manifest
+from pipedec.wire.keys import generate_keys
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Choices of the command line that a manifest does not make."""
+
+    host: str = LOOPBACK
+    port: int | None = None
+    """Of the endpoint; None: the manifest's; 0: any free one."""
+    api_key_file: Path | None = None
+    devices: tuple[str, ...] = ()
+    """Torch devices, dealt out in turn to the draft and the stages."""
+    log_level: str = "INFO"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPipeline:
+    """The draft process, then every stage; `probes` has the address at which each says whether it is ready."""
+
+    programs: tuple[Program, ...]
+    probes: dict[str, str]
+    url: str
+    served_name: str
+    drain_seconds: int
+
+
+def check_local(manifest: PipeDecDeployment, local: Local) -> None:
+    """Refuse what only a cluster can honour. Raises `ManifestError`."""
+    spec = manifest.spec
+    if spec.suspend:
+        raise ManifestError("spec.suspend", "is true", "Set it to false to run the pipeline")
+    if spec.serving.api_key_secret_ref and local.api_key_file is None:
+        raise ManifestError(
+            "spec.serving.apiKeySecretRef", "there are no Secrets outside a cluster", "Give --api-key-file"
+        )
+    pods: list[tuple[str, PodSettings]] = [("draft", spec.draft)] if spec.draft else []
+    pods += [("pipeline", spec.pipeline.pod(stage)) for stage in range(spec.pipeline.num_stages)]
+    for place, pod in pods:
+        for variable in pod.env or ():
+            if variable.value is None:
+                raise ManifestError(
+                    f"spec.{place}.env", f"{variable.name} has a valueFrom, which only a cluster has", "Give a value"
+                )
+
+
+def with_folders(manifest: PipeDecDeployment, target: Path, draft: Path | None) -> PipeDecDeployment:
+    """The manifest with its models as folders of this machine, so that all processes read the very same files."""
+    data = manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
+    data["spec"]["model"]["uri"] = f"file://{quote(str(target.resolve()))}"
+    if draft is not None:
+        data["spec"]["draft"]["uri"] = f"file://{quote(str(draft.resolve()))}"
+    return parse_manifest(data)
+
+
+def plan_processes(manifest: PipeDecDeployment, run: Path, cache: Path, local: Local) -> LocalPipeline:
+    """Programs and settings of a pipeline; writes its manifest and fresh keys into the private folder `run`.
+
+    Raises `PipeDecError` when the endpoint's port is taken.
+    """
+    spec = manifest.spec
+    file = run / "manifest.yaml"
+    written = manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
+    file.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
+    generate_keys(run / "keys")
+    stages = spec.pipeline.num_stages
+    port = _endpoint_port(local.host, spec.serving.port if local.port is None else local.port)
+    control, *metrics = _free_ports(1 + stages)
+    threads = spec.serving.threads or max(1, len(os.sched_getaffinity(0)) // (1 + stages))
+    devices = _dealt(local.devices, 1 + stages)
+
+    def common(index: int) -> dict[str, object]:
+        return {
+            "manifest": file,
+            "keys_dir": run / "keys",
+            "model_cache": cache,
+            "threads": threads,
+            "device": devices[index],
+            "log_level": local.log_level,
+        }
+
+    head = DraftConfig(
+        **common(0),  # type: ignore[arg-type]
+        control_port=control,
+        http_host=local.host,
+        http_port=port,
+        api_key_file=local.api_key_file,
+    )
+    programs, base = [_program("draft", "draft_service", head, spec.draft)], f"http://{_reachable(local.host)}:{port}"
+    probes = {"draft": f"{base}/ready"}
+    for stage in range(stages):
+        settings = StageConfig(
+            **common(1 + stage),  # type: ignore[arg-type]
+            stage=stage,
+            head_address=f"tcp://{LOOPBACK}:{control}",
+            metrics_port=metrics[stage],
+        )
+        name = f"stage {stage}"
+        programs.append(_program(name, "stage_service", settings, spec.pipeline.pod(stage)))
+        probes[name] = f"http://{LOOPBACK}:{metrics[stage]}/readyz"
+    return LocalPipeline(tuple(programs), probes, base, manifest.served_name, spec.serving.drain_seconds)
+
+
+def with_policy(manifest: PipeDecDeployment, policy: str | None) -> PipeDecDeployment:
+    """The manifest with another speculation policy. Raises `ManifestError` if it is none, or needs a draft."""
+    if policy is None:
+        return manifest
+    data = manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
+    data["spec"]["speculation"]["policy"] = policy
+    return parse_manifest(data)
+
+
+def _program(name: str, module: str, config: ProcessConfig, pod: PodSettings | None) -> Program:
+    written = {variable.name: variable.value or "" for variable in (pod.env if pod else None) or ()}
+    settings = {"OMP_NUM_THREADS": str(config.threads), "PYTHONUNBUFFERED": "1"}
+    environment = child_environment({**settings, **written, **config.to_env()})
+    return Program(name, (sys.executable, "-m", module), environment)
+
+
+def _dealt(devices: Sequence[str], processes: int) -> list[str]:
+    return [devices[index % len(devices)] if devices else "auto" for index in range(processes)]
+
+
+def _reachable(host: str) -> str:
+    """An address at which this machine reaches what listens on `host`."""
+    wildcard = {"0.0.0.0": LOOPBACK, "::": "[::1]"}
+    return wildcard.get(host, f"[{host}]" if ":" in host else host)
+
+
+def _endpoint_port(host: str, port: int) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise PipeDecError(
+            f"port {port} of {host} cannot be listened on ({error.strerror}); choose another with --port, "
+            "or end the program that has it"
+        ) from error
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
