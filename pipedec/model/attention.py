@@ -37,7 +37,7 @@ class PoolCache:
         """Store [1, kv_heads, rows, head_dim] at the rows' slots."""
         assert self.plan is not None
         layer = layer_idx - self._first_layer
-        self._pool.write(layer, self.plan.slots, keys[0].transpose(0, 1), values[0].transpose(0, 1))
+        self._pool.write(layer, self.plan.slots, keys[0], values[0])
         return keys, values
 
     def attend(self, query: torch.Tensor, layer_idx: int, scale: float | None, window: int | None) -> torch.Tensor:
@@ -70,15 +70,8 @@ def _attend(
 
     With few rows, the query heads that share a KV head become rows of one head: K and V are read once.
     """
-    size, count, (kv_heads, head_dim) = group.size, group.num_rows, keys.shape[-2:]
-    if group.view is not None:
-        start, end = group.view
-        keys, values = keys[None, start:end], values[None, start:end]
-    else:
-        assert group.slots is not None
-        keys = keys.index_select(0, group.slots).view(size, -1, kv_heads, head_dim)
-        values = values.index_select(0, group.slots).view(size, -1, kv_heads, head_dim)
-    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+    size, count, (kv_heads, _, head_dim) = group.size, group.num_rows, keys.shape
+    keys, values = group.read(keys, values)
     heads = rows.shape[1]
     repeats = heads // kv_heads
     if count > _FOLD_ROWS and not rows.is_cuda:

@@ -99,7 +99,7 @@ def _check_layer(span: Span, index: int, hidden: torch.Tensor) -> None:
     try:
         with _attended(architecture.layers[index]) as attention:
             executor = SpanExecutor(alone, 4 * _LENGTH)
-            outputs = [executor.execute(step.batch, step.hidden) for step in steps]
+            outputs = [_run(executor, step) for step in steps]
     except ModelError as error:
         raise ModelError(f"{architecture.name}, {place}: {error}") from error
     except _FOREIGN as error:
@@ -113,6 +113,12 @@ def _check_layer(span: Span, index: int, hidden: torch.Tensor) -> None:
         # Compared by itself too: beside a large MLP, what attention does wrong could pass for rounding.
         actual = torch.cat([rows[step.wanted] for rows, step in zip(attention, steps, strict=True)])
         _compare(architecture, f"{place}, attention", expected_attention[0], actual)
+
+
+def _run(executor: SpanExecutor, step: _Step) -> torch.Tensor:
+    output = executor.execute(step.batch, step.hidden)
+    assert output is not None  # nothing stops it
+    return output
 
 
 def _check_embedding(span: Span) -> None:

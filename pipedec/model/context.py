@@ -80,6 +80,11 @@ class Contexts:
     def reset(self) -> None:
         self._sequences.clear()
 
+    @property
+    def owners(self) -> set[int]:
+        """Of the open requests."""
+        return {sequence.owner for sequence in self._sequences.values()}
+
     def apply(self, batch: Batch, alive: Bools) -> list[Context]:
         """Apply the ops; return contexts of the rows where `alive` [activation rows] holds.
 

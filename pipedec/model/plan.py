@@ -14,6 +14,8 @@ import torch
 
 from pipedec.model.context import Bools, Context, Ints
 
+_ZERO = 0  # the owner of a slot that still holds zeros
+_UNKNOWN = -1  # and of one that may hold anything, NaN included
 _VIEW_MIN = 256  # context from which reading in place pays for a call of its own
 _VIEW_SLACK = 1.5  # a range may be this much longer than what is attended to in it
 _PAD_SLACK = 1.5  # requests padded together differ by at most this factor in context
@@ -37,10 +39,28 @@ class Group:
     row_positions: Ints  # [B, R]
     key_positions: Ints  # [B, n]
     _bias: dict[tuple[int | None, int], torch.Tensor | None] = field(default_factory=dict)
+    _gathered: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def num_rows(self) -> int:
         return int(self.visible.shape[1])
+
+    def read(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V [B, kv_heads, n, head_dim] out of one layer's pool [kv_heads, slots, head_dim].
+
+        What is gathered stays valid until the next layer's: memory is taken once per batch.
+        """
+        if self.view is not None:
+            start, end = self.view
+            return keys[None, :, start:end], values[None, :, start:end]
+        assert self.slots is not None
+        if self._gathered is None:
+            shape = (keys.shape[0], len(self.slots), keys.shape[2])
+            self._gathered = keys.new_empty(shape), values.new_empty(shape)
+        torch.index_select(keys, 1, self.slots, out=self._gathered[0])
+        torch.index_select(values, 1, self.slots, out=self._gathered[1])
+        gathered = [part.view(part.shape[0], self.size, -1, part.shape[2]).transpose(0, 1) for part in self._gathered]
+        return gathered[0], gathered[1]
 
     def bias(self, window: int | None, repeats: int, like: torch.Tensor) -> torch.Tensor | None:
         """What is added to the scores, [B, 1, R * repeats, n]: 0 or -inf; None where everything is seen.
@@ -58,9 +78,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionPlan:
-    """`slots` [rows] is where each row is stored; `groups` cover the rows."""
+    """`slots` [rows] is where each row is stored, a slice where they are a run; `groups` cover the rows.
 
-    slots: torch.Tensor
+    `stale` slots lie in a range that is read in place, and hold what a closed request left: they are to be zeroed.
+    """
+
+    slots: torch.Tensor | slice
+    stale: torch.Tensor | None
     groups: tuple[Group, ...]
 
 
@@ -69,17 +93,22 @@ class Planner:
 
     def __init__(self, num_slots: int, device: torch.device) -> None:
         self._device = device
-        self._owner: Ints = np.zeros(num_slots, np.int64)  # 0: still zero; -1: poisoned
+        self._owner: Ints = np.zeros(num_slots, np.int64)  # or one of the two below
         self._position: Ints = np.zeros(num_slots, np.int64)
 
     def reset(self) -> None:
         """Forget the owners; what they wrote may still lie in the pool, so no slot counts as zero."""
-        self._owner[:] = np.where(self._owner == 0, 0, -1)
+        self._owner[:] = np.where(self._owner == _ZERO, _ZERO, _UNKNOWN)
 
     def poison(self, slots: Sequence[int]) -> None:
-        self._owner[list(slots)] = -1
+        self._owner[list(slots)] = _UNKNOWN
 
-    def plan(self, contexts: Sequence[Context], order: Ints) -> AttentionPlan:
+    def abandon(self, contexts: Sequence[Context]) -> None:
+        """The forward pass stopped between layers: what these rows' slots hold beyond is not theirs."""
+        for context in contexts:
+            self._owner[context.slots] = _UNKNOWN
+
+    def plan(self, contexts: Sequence[Context], order: Ints, open_owners: set[int]) -> AttentionPlan:
         """The plan for contexts that together have the activation rows `order`, ascending."""
         slots = np.empty(len(order), np.int64)
         places = []
@@ -88,28 +117,41 @@ class Planner:
             place = np.searchsorted(order, context.rows)
             slots[place] = context.slots
             places.append(place)
+        stale: list[Ints] = []
         alone: list[Group] = []
         together: list[tuple[Context, Ints]] = []
         for context, place in zip(contexts, places, strict=True):
-            view = self._view(context)
+            view = self._view(context, open_owners, stale)
             if view is not None and (len(contexts) == 1 or len(context.committed) >= _VIEW_MIN):
                 alone.append(self._viewed(context, place, view, len(order)))
             else:
                 together.append((context, place))
         groups = [self._gathered(part, len(order)) for part in _similar(together)]
-        return AttentionPlan(self._tensor(slots), (*alone, *groups))
+        run = (np.diff(slots) == 1).all()
+        return AttentionPlan(
+            slots=slice(int(slots[0]), int(slots[-1]) + 1) if run else self._tensor(slots),
+            stale=self._tensor(np.concatenate(stale)) if stale else None,
+            groups=(*alone, *groups),
+        )
 
-    def _view(self, context: Context) -> tuple[int, int] | None:
+    def _view(self, context: Context, open_owners: set[int], stale: list[Ints]) -> tuple[int, int] | None:
         """The range of slots to read in place, or None.
 
-        Only this request's numbers, or zeros, may lie in it: a mask hides a finite score, but not NaN or infinity.
+        Only this request's numbers, or zeros, may lie in it: a mask hides a finite score, but not NaN or infinity,
+        and no request may depend on another. What closed requests left there is added to `stale`.
         """
         used = [part for part in (context.committed, context.extra) if len(part)]
         start, end = min(int(part.min()) for part in used), max(int(part.max()) for part in used) + 1
         if end - start > _VIEW_SLACK * sum(map(len, used)) + 16:
             return None
         owners = self._owner[start:end]
-        return (start, end) if ((owners == context.owner) | (owners == 0)).all() else None
+        foreign = np.flatnonzero((owners != context.owner) & (owners != _ZERO))
+        if len(foreign):
+            if not open_owners.isdisjoint(owners[foreign].tolist()) or (owners[foreign] == _UNKNOWN).any():
+                return None
+            owners[foreign] = _ZERO
+            stale.append(start + foreign)
+        return start, end
 
     def _viewed(self, context: Context, place: Ints, view: tuple[int, int], rows: int) -> Group:
         start, end = view

@@ -162,10 +162,35 @@ def test_a_poisoned_sibling_harms_nobody(llama: Path) -> None:
         assert torch.allclose(row_logits, plain_logits(llama, PROMPT + paths[i])[-1], atol=1e-4)
 
 
+def test_slots_of_an_abandoned_pass_are_not_read_in_place(llama: Path) -> None:
+    chain = Chain(llama, (0, 4))
+    (span,) = chain.spans
+    chain.run([Open(1, GREEDY, len(PROMPT)), Prefill(1, 0, PROMPT, tuple(range(len(PROMPT))))])
+    rows, paths = tree(len(PROMPT))
+    chain.run([Poison(tuple(row.slot for row in rows))])
+    batch = Batch(0, 0, (), Rows.of([rows[1], rows[4]]))
+    assert span.execute(batch, None, goes_on=lambda layer: layer < 2) is None
+    logits = chain.logits(rows=[rows[0], rows[2]])
+    assert torch.allclose(logits[1], plain_logits(llama, PROMPT + paths[2])[-1], atol=1e-4)
+
+
+def test_what_a_closed_request_left_behind_is_never_read(llama: Path) -> None:
+    chain = Chain(llama, (0, 2, 4), num_slots=128)
+    Decoder(chain, 1, PROMPT, iter(range(20, 128))).prefill(64)
+    for span in chain.spans:
+        span.pool.fill(torch.arange(40, 60), float("inf"))  # as a model that overflows would leave it
+    chain.run([Close(1)])
+    for slots in (iter(range(0, 128, 1)), iter(range(0, 128, 2))):
+        decoder = Decoder(chain, 2, PROMPT[:25], slots)
+        decoder.prefill(64)
+        assert decoder.generate(12) == reference_greedy(llama, PROMPT[:25], 12)
+        chain.run([Close(2)])
+
+
 def test_reset_forgets_requests_and_what_they_left(llama: Path) -> None:
     chain = Chain(llama, (0, 4))
     Decoder(chain, 1, PROMPT, scattered(seed=1)).prefill(64)
-    chain.spans[0].pool.poison(torch.arange(256))
+    chain.spans[0].pool.fill(torch.arange(256), float("nan"))
     chain.spans[0].reset()
     decoder = Decoder(chain, 1, PROMPT, iter(range(100, 256)))
     decoder.prefill(64)
