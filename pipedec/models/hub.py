@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ def _bar(what: str, progress: Progress) -> type[Any]:
     """A progress bar class for huggingface_hub that reports instead of drawing."""
 
     class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs | {"file": StringIO(), "disable": False})
+
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
             if self.unit == "B" and self.total:
                 progress(what, min(self.n / self.total, 1.0))

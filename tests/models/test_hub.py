@@ -1,0 +1,80 @@
+"""Models of the Hub, fetched over HTTP from a Hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from pipedec.errors import ModelError
+from pipedec.models import cached_models, identity, resolve, resolve_config
+from tests.models.hub_server import COMMIT, hub
+
+
+@pytest.fixture
+def sent(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A Hub with three models; the files that it has sent."""
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    shutil.copy(tiny / "config.json", pickled)
+    (pickled / "pytorch_model.bin").write_bytes(b"never read")
+    models = {"org/tiny": tiny, "org/pickled": pickled, "org/gated": tiny}
+    with hub(models, gated=frozenset({"org/gated"})) as (address, sent):
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield sent
+
+
+def shards(folder: Path) -> dict[str, str]:
+    weight_map: dict[str, str] = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    return weight_map
+
+
+def test_a_model_is_fetched_once(sent: list[str], tiny: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, float | None]] = []
+    folder = resolve("hf://org/tiny", tmp_path, lambda what, fraction: told.append((what, fraction)))
+    assert {file.name for file in folder.iterdir()} == {file.name for file in tiny.iterdir()}
+    assert all((folder / file.name).read_bytes() == file.read_bytes() for file in tiny.iterdir())
+    assert ("Looking up org/tiny", None) in told
+    assert ("Fetching org/tiny", 1.0) in told
+
+    sent.clear()
+    assert resolve("hf://org/tiny@main", tmp_path) == folder
+    assert sent == []
+    (cached,) = cached_models(tmp_path)
+    assert (cached.uri, cached.path) == (f"hf://org/tiny@{COMMIT}", folder)
+    assert cached.size == sum(file.stat().st_size for file in tiny.iterdir())
+    assert identity(folder) == COMMIT
+
+
+def test_only_the_files_with_wanted_tensors_are_fetched(sent: list[str], tiny: Path, tmp_path: Path) -> None:
+    folder = resolve("hf://org/tiny", tmp_path, tensors=lambda name: ".layers.2." in name)
+    wanted = {file for name, file in shards(tiny).items() if ".layers.2." in name}
+    assert {file.name for file in folder.glob("*.safetensors")} == wanted
+    assert len(wanted) < len(set(shards(tiny).values()))
+
+
+def test_a_configuration_comes_without_weights(sent: list[str], tmp_path: Path) -> None:
+    folder = resolve_config("hf://org/tiny", tmp_path)
+    assert [file.name for file in folder.iterdir()] == ["config.json"]
+    assert sent == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("org/none", "hf://org/none: does not exist, or is private"),
+        ("org/gated", "hf://org/gated: is gated; accept its licence and give a token in HF_TOKEN"),
+        ("org/tiny@v9", "hf://org/tiny@v9: has no revision v9"),
+        ("org/pickled", r"has no model.safetensors; only safetensors are loaded, never pickled weights"),
+    ],
+)
+def test_what_cannot_be_had_is_explained(sent: list[str], tmp_path: Path, reference: str, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        resolve(f"hf://{reference}", tmp_path)
+    assert "pytorch_model.bin" not in sent
