@@ -44,10 +44,10 @@ class Drafter:
 
     @torch.inference_mode()
     def propose(self, batch: Batch) -> Sequence[Children]:
-        hidden = self._executor.execute(batch, None)[batch.num_prefill :]
-        if not len(batch.rows):
+        hidden = self._executor.execute(batch, None)
+        if not len(batch.rows) or hidden is None:
             return ()
-        logits = self._executor.head(hidden)
+        logits = self._executor.head(hidden[batch.num_prefill :])
         if self._adjust is not None:
             logits = self._adjust(batch, logits)
         best = logits.log_softmax(-1).topk(min(self._children, logits.shape[-1]))

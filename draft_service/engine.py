@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from draft_service.generation import EngineInfo, GenerationRequest, TokenEvent
 from draft_service.loop import Head, HeadStatus
@@ -56,7 +56,7 @@ class PipelineEngine:
         """Requests that run or wait."""
         return len(self._streams)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """Events of one request, in order; closing the iterator cancels it.
 
         Raises `UnavailableError`: the queue is full (429), the service is starting or shutting down, or the deadline

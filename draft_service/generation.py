@@ -45,8 +45,8 @@ class RequestStatistics:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One token of the output. `finish` is set on the last one, together with `statistics`: "stop" (an end token,
-    this one) or "length"."""
+    """One token of the output. `finish` is set on the last one: "stop" (an end token, this one) or "length".
+    `statistics` are the request's so far."""
 
     token: int
     logprobs: TokenLogprobs | None = None

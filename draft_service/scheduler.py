@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from draft_service.generation import GenerationRequest, TokenEvent
 from draft_service.sequence import Sequence, Waiting
+from pipedec.metrics.head import HeadCounts
 from pipedec.policy import Policy
 from pipedec.slots import SlotAllocator
 from pipedec.tree import NO_SLOT, Node
@@ -39,12 +40,14 @@ class Scheduler:
     def __init__(self, limits: Limits, policy: Policy) -> None:
         self.limits = limits
         self.policy = policy
+        self.counts = HeadCounts()
         self.epoch: int | None = None
         self.running: dict[int, Sequence] = {}  # by id, oldest first
         self.waiting: deque[Waiting] = deque()
         self.draft_available = policy.children > 0
         self._next_id = 0
         self._draft_epoch = 0
+        self._draft_job: list[tuple[Sequence, Node]] | None = None
         self._allocator = SlotAllocator(1)
         self._reset_pipeline()
         self._reset_draft()
@@ -98,7 +101,7 @@ class Scheduler:
         self._draft_epoch += 1
         self._draft_step = 0
         self._draft_ops: list[Op] = []
-        self._draft_job: list[tuple[Sequence, Node]] | None = None
+        self._draft_job = None
 
     # -- the pipeline -------------------------------------------------------------------------------------------
 
@@ -124,11 +127,15 @@ class Scheduler:
         if wanted:
             self._admit()
         prefilled = self._catch_up_target() if wanted else 0
-        rows = self._certain_rows()
-        if wanted:
-            rows += self._predicted_rows()
+        certain = self._certain_rows()
+        predicted = self._predicted_rows() if wanted else []
+        rows = certain + predicted
         if not rows and not prefilled:
             return None  # the ops wait for the next batch
+        self.counts.batches += 1
+        self.counts.prefill_rows += prefilled
+        self.counts.certain_rows += len(certain)
+        self.counts.predicted_rows += len(predicted)
         for sequence in {row.request: self.running[row.request] for row in rows}.values():
             sequence.statistics.steps += 1
         batch = Batch(self.epoch, self._step, tuple(self._ops), Rows.of(rows))
@@ -219,6 +226,10 @@ class Scheduler:
 
     def _decide(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenEvent:
         step = sequence.advance(token)
+        if step.hit:
+            self.counts.hits += 1
+        else:
+            self.counts.misses += 1
         self._free([node.slot for node in step.dead if node.slot != NO_SLOT])
         self._dead += [(sequence.id, node.id) for node in step.dead if node.sent]
         if token in sequence.request.end_tokens:
@@ -227,7 +238,7 @@ class Scheduler:
         if len(sequence.output) >= sequence.request.max_tokens:
             self._release(sequence)
             return TokenEvent(token, logprobs, "length", sequence.statistics)
-        return TokenEvent(token, logprobs)
+        return TokenEvent(token, logprobs, statistics=sequence.statistics)
 
     def _preempt_youngest(self) -> None:
         """No slot is left for a cursor: the newest sequence goes back to the queue, and resumes later."""
@@ -274,6 +285,7 @@ class Scheduler:
         job = self._draft_nodes()
         if not job and budget == self.limits.prefill_chunk:
             return None
+        self.counts.draft_rows += len(job)
         rows = [sequence.row(node, sequence.draft) for sequence, node in job]
         batch = Batch(self._draft_epoch, self._draft_step, tuple(self._draft_ops), Rows.of(rows))
         self._draft_ops, self._draft_job = [], job

@@ -11,7 +11,10 @@ from pipedec.errors import PipeDecError
 from pipedec.health import Health, HealthServer
 from pipedec.metrics import service_registry
 from pipedec.metrics.stage import StageMetrics
-from stage_service.assembly import assemble, load_stage, open_transport
+from pipedec.wire.sockets import Transport
+from stage_service.assembly import assemble, load_stage
+
+_log = logging.getLogger("stage_service")
 
 
 def main() -> int:
@@ -20,10 +23,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading; the loop then ends after its step
     health, registry = Health(), service_registry()
     metrics = StageMetrics(registry, config.stage)
-    with HealthServer(config.bind_host, config.metrics_port, health, registry), open_transport(config) as transport:
-        loop = assemble(config, load_stage(config, health), transport, metrics, health)
-        signal.signal(signal.SIGTERM, lambda *_: loop.stop())
-        loop.run()
+    with HealthServer(config.bind_host, config.metrics_port, health, registry) as server:
+        _log.info("health on port %d", server.port)
+        stage = load_stage(config, health)
+        with Transport.open(config.keys_dir) as transport:
+            loop = assemble(config, stage, transport, metrics, health)
+            signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+            loop.run()
     return 0
 
 

@@ -12,6 +12,7 @@ from pipedec.config import StageConfig
 from pipedec.errors import ManifestError
 from pipedec.health import Health
 from pipedec.metrics.stage import StageMetrics
+from pipedec.model.devices import choose_device
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
 from pipedec.model.shape import model_shape, read_config
@@ -19,9 +20,8 @@ from pipedec.models import resolve
 from pipedec.partition import split_layers
 from pipedec.revision import revision
 from pipedec.spec import DeploymentSpec, load_manifest
-from pipedec.wire.keys import load_keys
 from pipedec.wire.messages import PROTOCOL_VERSION, Register
-from pipedec.wire.sockets import INSECURE, Bind, Transport, batch_receiver
+from pipedec.wire.sockets import Bind, Transport, batch_receiver
 from stage_service.loop import StageLoop
 from stage_service.worker import StageWorker
 
@@ -59,7 +59,7 @@ def load_stage(config: StageConfig, health: Health) -> LoadedStage:
         path,
         split[config.stage],
         dtype=getattr(torch, spec.model.dtype),
-        device=_device(config.device),
+        device=choose_device(config.device),
         progress=loading,
     )
     slots = spec.kv_slots(model_shape(path).max_context)
@@ -80,11 +80,6 @@ def assemble(
     return StageLoop(stage.worker, register, transport, receiver, config.head_address, metrics, health)
 
 
-def open_transport(config: StageConfig) -> Transport:
-    """Sockets with the keys of the settings; without keys only where that was asked for."""
-    return Transport(INSECURE if config.keys_dir is None else load_keys(config.keys_dir))
-
-
 def _offer(
     config: StageConfig, spec: DeploymentSpec, split: tuple[tuple[int, int], ...], slots: int, width: int
 ) -> Register:
@@ -99,10 +94,3 @@ def _offer(
         width=width,
         dtype=spec.model.dtype,
     )
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")

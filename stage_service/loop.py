@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from pipedec.errors import ProtocolError
@@ -23,6 +25,8 @@ from pipedec.wire.sockets import ControlClient, DataReceiver, DataSender, Poller
 from pipedec.wire.wakeup import Wakeup
 from stage_service.session import Session
 from stage_service.timing import StepTimes
+
+WANT_AT = 0.75  # of a step's layers: the next batch is composed as late as it can be and still arrive in time
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +51,9 @@ class Worker(Protocol):
 
     def cancel(self, cancel: Cancel) -> None: ...
 
-    def step(self, batch: Batch, activation: Activation | None) -> Result: ...
+    def step(
+        self, batch: Batch, activation: Activation | None, progress: Callable[[float], None] | None = None
+    ) -> Result: ...
 
 
 class StageLoop:
@@ -73,6 +79,8 @@ class StageLoop:
         self._sender: DataSender | None = None
         self._joining: Formation | None = None  # reset, but the successor is not connected yet
         self._next_step = 0
+        self._wanted = (NO_EPOCH, 0)  # the epoch and step that `Started` was last said of
+        self._heard: deque[FromHead] = deque()  # while a step was under way
         self._malformed = 0
         self._stopping = False
 
@@ -83,19 +91,24 @@ class StageLoop:
 
     def run(self) -> None:
         """Serve until `stop`. Whatever the worker raises but `ProtocolError` ends it: the process starts anew."""
-        while not self._stopping:
-            self._poller.wait(self._session.timeout(time.monotonic()))
-            self._health.beat()
-            self._wakeup.clear()
-            self._listen()
-            self._take_batch()
-            self._speak()
-        self._hang_up()
-        self._control.close()
-        self._wakeup.close()
+        try:
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._hang_up()
+            self._control.close()
+            self._wakeup.close()
+
+    def _turn(self) -> None:
+        self._poller.wait(self._session.timeout(time.monotonic()))
+        self._health.beat()
+        self._wakeup.clear()
+        self._listen()
+        self._take_batch()
+        self._speak()
 
     def _listen(self) -> None:
-        while (message := self._control.receive()) is not None:
+        while (message := self._heard.popleft() if self._heard else self._control.receive()) is not None:
             self._session.hear(message, time.monotonic())
             self._obey(message)
         if self._joining is not None and self._sender is not None and self._sender.connected():
@@ -154,12 +167,10 @@ class StageLoop:
             self._serve(frames)
 
     def _serve(self, frames: BatchFrames) -> None:
-        batch, stage = frames.batch, self._session.register.stage
-        if stage == 0:
-            self._control.send(Started(batch.epoch, stage, batch.step))
+        batch = frames.batch
         start = time.monotonic()
         try:
-            result = self._worker.step(batch, frames.activation)
+            result = self._worker.step(batch, frames.activation, self._progress)
         except ProtocolError as error:
             self._drop_impossible(f"step {batch.step}: {error}")
             self._leave(f"step {batch.step} could not be computed")
@@ -167,12 +178,33 @@ class StageLoop:
         except Exception:
             _log.error("step %d of epoch %d failed; this process ends", batch.step, batch.epoch)
             raise
+        self._want_more()  # a batch of which nothing was computed made no progress
         seconds = time.monotonic() - start
         self._times.add(result.rows, seconds)
         self._metrics.step_seconds.observe(seconds)
         self._metrics.rows.inc(result.rows)
         if not self._pass_on(frames.header, result):
             self._leave(f"step {batch.step} could not be passed on")
+
+    def _progress(self, done: float) -> None:
+        """Between two layers: hear of cancellations, and ask for the next batch while this one still computes.
+
+        Anything else that the head says must wait: a formation would pull the state from under the step.
+        """
+        while (message := self._control.receive()) is not None:
+            if isinstance(message, Cancel):
+                self._obey(message)
+            else:
+                self._heard.append(message)
+        if done >= WANT_AT:
+            self._want_more()
+
+    def _want_more(self) -> None:
+        """Stage 0 tells the head, once per step, that it will soon have nothing to do."""
+        session, step = self._session, self._next_step - 1
+        if session.register.stage == 0 and self._wanted != (session.epoch, step):
+            self._wanted = (session.epoch, step)
+            self._control.send(Started(session.epoch, 0, step))
 
     def _pass_on(self, header: bytes, result: Result) -> bool:
         assert self._sender is not None, "there is a successor in every epoch"

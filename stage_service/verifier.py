@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from pipedec.model.sampling import History, choose
 
+from pipedec.model.sampling import History, choose
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill, TokenLogprobs
 
@@ -33,7 +33,8 @@ class Tracked:
 class Verifier:
     """Cursors of all requests. `verify` takes every batch of an epoch, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocab_size: int, device: torch.device | str = "cpu") -> None:
+        self._vocab_size, self._device = vocab_size, device
         self._tracked: dict[int, Tracked] = {}
 
     def reset(self) -> None:
@@ -67,7 +68,8 @@ class Verifier:
         for op in ops:
             match op:
                 case Open(request, sampling, num_prompt):
-                    self._tracked[request] = Tracked(sampling, History(num_prompt))
+                    history = History(sampling, num_prompt, self._vocab_size, self._device)
+                    self._tracked[request] = Tracked(sampling, history)
                 case Prefill(request, _, tokens, _):
                     self._tracked[request].history.extend(tokens)
                 case Close(request):

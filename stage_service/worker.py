@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipedec.model.executor import SpanExecutor
+from pipedec.model.executor import GoesOn, SpanExecutor
 from pipedec.model.tensors import from_buffer, to_buffer
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Int32, Verdict
 from stage_service.verifier import Verifier
 
-LayerHook = Callable[[int], None]  # called before the layer of that local index
+Progress = Callable[[float], None]  # told, before each layer, the share of the layers that is done; may call `cancel`
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class StageWorker:
 
     def __init__(self, executor: SpanExecutor, is_last: bool) -> None:
         self._executor = executor
-        self._verifier = Verifier() if is_last else None
-        self.width = executor.model.hidden_size
-        self.dtype = executor.model.dtype
+        model = executor.model
+        self.width, self.dtype = model.hidden_size, model.dtype
+        self._verifier = Verifier(model.vocab_size, model.device) if is_last else None
         self._cancelled: dict[tuple[int, int], int] = {}  # (request, node) -> the last step that may carry it
 
     def reset(self, epoch: int, num_slots: int) -> None:
@@ -49,10 +49,11 @@ class StageWorker:
             self._cancelled[node] = cancel.step
 
     @torch.inference_mode()
-    def step(self, batch: Batch, activation: Activation | None, on_layer: LayerHook | None = None) -> StageResult:
+    def step(self, batch: Batch, activation: Activation | None, progress: Progress | None = None) -> StageResult:
         """Apply the batch's ops, run the layers on the rows that are alive, and verify on the last stage.
 
-        `activation` is None on stage 0, which embeds the tokens. Raises `ProtocolError` for an impossible batch.
+        `activation` is None on stage 0, which embeds the tokens. A batch of which every row is cancelled while it is
+        computed is left where it is. Raises `ProtocolError` for an impossible batch.
         """
         arriving = None if activation is None else activation.alive
         alive, kept = self._drop_cancelled(batch, arriving)
@@ -60,11 +61,27 @@ class StageWorker:
         if activation is not None:
             hidden = from_buffer(activation.data, self.dtype, (activation.rows, self.width))
             hidden = hidden if kept is None else hidden[torch.from_numpy(kept)]
-        hidden = self._executor.execute(batch, hidden, alive, on_layer)
+        hidden = self._executor.execute(batch, hidden, alive, self._goes_on(batch, progress))
+        if hidden is None:
+            alive = np.zeros(0, np.int32)
+            hidden = torch.empty(0, self.width, dtype=self.dtype)
         if self._verifier is None:
             return StageResult(len(hidden), activation=Activation(to_buffer(hidden), len(hidden), alive))
         decisions = self._verifier.verify(batch, hidden, tree_rows(batch, alive), self._executor.head)
         return StageResult(len(hidden), verdict=Verdict(batch.epoch, batch.step, decisions))
+
+    def _goes_on(self, batch: Batch, progress: Progress | None) -> GoesOn:
+        if progress is None:
+            return lambda layer: True
+        num_layers = len(self._executor.model.layers)
+        nodes = None if batch.num_prefill else set(_node_list(batch))
+
+        def goes_on(layer: int) -> bool:
+            before = len(self._cancelled)
+            progress(layer / num_layers)
+            return nodes is None or len(self._cancelled) == before or not self._cancelled.keys() >= nodes
+
+        return goes_on
 
     def _drop_cancelled(self, batch: Batch, arriving: Int32 | None) -> tuple[Int32 | None, Int32 | None]:
         """The rows to compute, as indices of the batch's rows and of the arriving activation's; None means all."""
@@ -72,16 +89,17 @@ class StageWorker:
         if not self._cancelled:
             return arriving, None
         first = batch.num_prefill
-        dead = [
-            first + row
-            for row, node in enumerate(zip(batch.rows.request.tolist(), batch.rows.node.tolist(), strict=True))
-            if node in self._cancelled
-        ]
+        dead = [first + row for row, node in enumerate(_node_list(batch)) if node in self._cancelled]
         if not dead:
             return arriving, None
         present = np.arange(batch.num_rows, dtype=np.int32) if arriving is None else arriving
         keep = ~np.isin(present, dead)
-        return present[keep], np.flatnonzero(keep)
+        return present[keep], np.flatnonzero(keep).astype(np.int32)
+
+
+def _node_list(batch: Batch) -> list[tuple[int, int]]:
+    """(request, node) of each tree row."""
+    return list(zip(batch.rows.request.tolist(), batch.rows.node.tolist(), strict=True))
 
 
 def tree_rows(batch: Batch, alive: Int32 | None) -> dict[int, int]:

@@ -96,7 +96,7 @@ class SymbolicStage:
     def __init__(self, is_first: bool, is_last: bool) -> None:
         self._span = SymbolicSpan()
         self._is_first = is_first
-        self._verifier = Verifier() if is_last else None
+        self._verifier = Verifier(VOCABULARY) if is_last else None
         self._cancelled: set[tuple[int, int]] = set()
 
     def reset(self, epoch: int, num_slots: int) -> None:

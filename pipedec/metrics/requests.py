@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from pipedec.metrics import NAMESPACE
 
@@ -43,16 +43,13 @@ CHOICES = (1.0, 2.0, 5.0, 10.0, 20.0)
 class RequestMetrics:
     """Metrics of the endpoint of one served model.
 
-    The engine sets `num_requests_running` and `num_requests_waiting`; the endpoint does the rest.
+    How many requests run and wait is the engine's to say.
     """
 
     def __init__(
         self, registry: CollectorRegistry, model_name: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.registry, self.clock = registry, clock
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, ["model_name"], namespace=NAMESPACE, registry=registry).labels(model_name)
 
         def counter(name: str, text: str) -> Counter:
             return Counter(name, text, ["model_name"], namespace=NAMESPACE, registry=registry).labels(model_name)
@@ -61,8 +58,6 @@ class RequestMetrics:
             family = Histogram(name, text, ["model_name"], namespace=NAMESPACE, registry=registry, buckets=buckets)
             return family.labels(model_name)
 
-        self.num_requests_running = gauge("num_requests_running", "Requests that are being decoded.")
-        self.num_requests_waiting = gauge("num_requests_waiting", "Requests that wait for their turn.")
         self.prompt_tokens = counter("prompt_tokens_total", "Prompt tokens of requests that got a first token.")
         self.generation_tokens = counter("generation_tokens_total", "Tokens generated.")
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 import zmq
@@ -28,7 +29,7 @@ from pipedec.errors import PipeDecError, ProtocolError
 from pipedec.wire import codec
 from pipedec.wire.codec import MAX_HEADER_BYTES, BatchFrames, Buffer, FromHead, FromStage
 from pipedec.wire.fields import MAX_ROWS
-from pipedec.wire.keys import Keys
+from pipedec.wire.keys import Keys, load_keys
 from pipedec.wire.messages import Verdict
 
 INSECURE: Final = "insecure"  # in place of keys: neither encryption nor authentication
@@ -78,15 +79,21 @@ class Transport(AbstractContextManager["Transport"]):
             self._authenticator.start()
             self._authenticator.configure_curve_callback(ZAP_DOMAIN, _OnlyClient(self._keys.client.public))
 
+    @classmethod
+    def open(cls, keys_dir: Path | None) -> Transport:
+        """With the keys in a directory; None is for tests alone: anybody may connect, and read."""
+        return cls(INSECURE if keys_dir is None else load_keys(keys_dir))
+
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close every link, giving what was sent last a moment to leave."""
+        """Close every link, giving what was sent last a moment to leave. Closing twice is harmless."""
         for link in list(self._links):
             link.close()
         if self._authenticator is not None:
             self._authenticator.stop()
+            self._authenticator = None
         self._context.term()
 
     def bind(self, kind: int, where: Bind, **policy: int | bytes) -> _Socket:

@@ -1,0 +1,66 @@
+"""`python -m draft_service`: the head of a pipeline, as the environment says (see `pipedec.config.DraftConfig`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from draft_service.api import serve
+from draft_service.assembly import assemble_app, assemble_head, load_models
+from pipedec.config import DraftConfig
+from pipedec.errors import PipeDecError
+from pipedec.metrics import service_registry
+from pipedec.wire.sockets import Transport
+
+_log = logging.getLogger(__name__)
+
+
+async def run(config: DraftConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises what the head's thread raises."""
+    models = load_models(config)
+    registry = service_registry()
+    serving = models.resource.spec.serving
+    port = serving.port if config.http_port is None else config.http_port
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with Transport.open(config.keys_dir) as transport:
+        head = assemble_head(config, models, transport, registry)
+        app, engine = assemble_app(config, models, head, registry)
+        running = asyncio.create_task(asyncio.to_thread(head.run))
+        running.add_done_callback(lambda _: stop.set())
+        serving_http = asyncio.create_task(
+            serve(
+                app,
+                config.http_host,
+                port,
+                closed := asyncio.Event(),
+                on_listening=lambda bound: _log.info("listening on http://%s:%d", config.http_host, bound),
+            )
+        )
+        serving_http.add_done_callback(lambda _: stop.set())
+        await stop.wait()
+        if not running.done():
+            await engine.drain(serving.drain_seconds)
+        closed.set()
+        await serving_http
+        head.stop()
+        await running
+
+
+def main() -> int:
+    config = DraftConfig.from_env()
+    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s draft: %(message)s")
+    asyncio.run(run(config))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except PipeDecError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        sys.exit(f"the endpoint cannot listen: {error}")

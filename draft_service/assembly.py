@@ -1,0 +1,166 @@
+"""From settings to a head that can serve: the models' folders, the policy, the draft model, sockets, the endpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from draft_service.api import create_app
+from draft_service.drafter import Drafter
+from draft_service.engine import PipelineEngine
+from draft_service.formation import Members
+from draft_service.generation import EngineInfo
+from draft_service.loop import Head, Links
+from draft_service.scheduler import Limits, Scheduler
+from draft_service.text import Tokenizer, load_tokenizer
+from pipedec.config import DraftConfig
+from pipedec.errors import ManifestError
+from pipedec.metrics.head import HeadMetrics
+from pipedec.metrics.requests import RequestMetrics
+from pipedec.model.devices import choose_device
+from pipedec.model.executor import SpanExecutor
+from pipedec.model.loader import SpanModel
+from pipedec.model.shape import ModelShape, model_shape, read_config
+from pipedec.models import resolve
+from pipedec.partition import split_layers
+from pipedec.policy import make_policy
+from pipedec.revision import revision
+from pipedec.spec import PipeDecDeployment, load_manifest
+from pipedec.wire.messages import PROTOCOL_VERSION
+from pipedec.wire.sockets import Bind, ControlServer, Transport, verdict_receiver
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModels:
+    """What the head needs of the target (no weights), and the draft model, if there is one."""
+
+    resource: PipeDecDeployment
+    split: tuple[tuple[int, int], ...]
+    info: EngineInfo
+    tokenizer: Tokenizer
+    draft: Drafter | None
+
+
+def load_models(config: DraftConfig) -> LoadedModels:
+    """Fetch what is missing, and load the draft model. Raises `ManifestError` or `ModelError`."""
+    resource = load_manifest(config.manifest)
+    spec = resource.spec
+    torch.set_num_threads(config.threads or spec.serving.threads or torch.get_num_threads())
+
+    def fetching(what: str, fraction: float | None) -> None:
+        _log.info("%s%s", what, "" if fraction is None else f": {fraction:.0%}")
+
+    path = resolve(spec.model.uri, config.model_cache, fetching, claims=config.claims_dir)
+    shape = model_shape(path)
+    split = split_layers(spec, read_config(path))
+    context, slots = spec.serving.context(shape.max_context), spec.kv_slots(shape.max_context)
+    if slots < context + 2:  # one request alone must fit, with a slot for its cursor and one in reserve
+        raise ManifestError(
+            "spec.serving.kvSlots",
+            f"{slots} slots cannot hold one request of {context} tokens",
+            f"Write {context + 2} or more, or lower spec.serving.maxContext",
+        )
+    draft = None
+    if spec.policy != "none" and spec.draft is not None:
+        folder = path
+        if spec.draft.uri is not None:
+            folder = resolve(spec.draft.uri, config.model_cache, fetching, claims=config.claims_dir)
+        draft = _load_draft(config, resource, folder, shape, slots)
+    info = EngineInfo(resource.served_name, context, shape.vocab_size)
+    return LoadedModels(resource, split, info, load_tokenizer(path), draft)
+
+
+def _load_draft(
+    config: DraftConfig, resource: PipeDecDeployment, folder: Path, target: ModelShape, slots: int
+) -> Drafter:
+    spec, draft = resource.spec, resource.spec.draft
+    assert draft is not None
+    shape = model_shape(folder)
+    if shape.vocab_size != target.vocab_size:
+        raise ManifestError(
+            "spec.draft.uri",
+            f"has a vocabulary of {shape.vocab_size} tokens, the target has {target.vocab_size}",
+            "Choose a draft of the target's own family; the two must share a tokenizer",
+        )
+    layers = draft.target_layers or shape.num_layers
+    if layers > shape.num_layers:
+        raise ManifestError(
+            "spec.draft.targetLayers",
+            f"is {layers}, but the model has {shape.num_layers} layers",
+            f"Write {shape.num_layers} or less",
+        )
+    model = SpanModel.load(
+        folder,
+        (0, layers),
+        dtype=getattr(torch, spec.draft_dtype),
+        device=choose_device(config.device),
+        first=True,
+        last=True,
+    )
+    _log.info("loaded a draft of %d layers on %s", layers, model.device)
+    return Drafter(SpanExecutor(model, slots), spec.speculation.children)
+
+
+def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transport, registry: CollectorRegistry) -> Head:
+    """Listen for stages and verdicts. Raises `PipeDecError` when a port is taken."""
+    spec, speculation = models.resource.spec, models.resource.spec.speculation
+    stages = len(models.split)
+    control = ControlServer(transport, Bind(config.bind_host, config.control_port, config.advertise_host))
+    verdicts = verdict_receiver(
+        transport, Bind(config.bind_host, config.verdict_port, config.advertise_host), credits=stages + 2
+    )
+    members = Members(
+        stages,
+        revision(spec, models.split, PROTOCOL_VERSION),
+        verdicts.address,
+        first_epoch=int(time.time() * 1000),  # above every epoch of the heads before this one
+        num_layers=models.split[-1][1],
+    )
+    policy = make_policy(
+        spec.policy, width=speculation.width, children=speculation.children, depth=speculation.depth or 4
+    )
+    limits = Limits(
+        stages,
+        max_sequences=spec.serving.max_sequences,
+        prefill_chunk=spec.serving.prefill_chunk,
+        max_rows=spec.max_rows,
+    )
+    scheduler = Scheduler(limits, policy)
+    head = Head(scheduler, members, Links(transport, control, verdicts), models.draft)
+    HeadMetrics(registry, models.resource.served_name, scheduler.counts, head.state)
+    return head
+
+
+def assemble_app(
+    config: DraftConfig, models: LoadedModels, head: Head, registry: CollectorRegistry
+) -> tuple[FastAPI, PipelineEngine]:
+    """The endpoint over a head. Needs a running event loop."""
+    serving = models.resource.spec.serving
+    engine = PipelineEngine(
+        models.info,
+        head,
+        max_requests=serving.max_sequences + serving.max_queue,
+        timeout=serving.request_timeout_seconds,
+    )
+    metrics = RequestMetrics(registry, models.resource.served_name)
+    return create_app(engine, models.tokenizer, metrics, api_key=_api_key(config.api_key_file)), engine
+
+
+def _api_key(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        key = file.read_text().strip()
+    except OSError as error:
+        raise ManifestError("PIPEDEC_API_KEY_FILE", f"{file} cannot be read: {error.strerror}") from error
+    if not key:
+        raise ManifestError("PIPEDEC_API_KEY_FILE", f"{file} is empty", "Put the key that clients must send into it")
+    return key

@@ -1,0 +1,48 @@
+"""The draft model in a thread of its own, so that its runs overlap with whatever else the head does."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from draft_service.drafter import Children, Proposer
+from pipedec.wire.messages import Batch
+
+Outcome = Sequence[Children] | Exception
+Done = Callable[[int, Outcome], None]  # (epoch of the batch, proposals or what went wrong), in the runner's thread
+
+
+class DraftRunner:
+    """Runs one thing after the other, in the order given: the model's KV depends on it."""
+
+    def __init__(self, draft: Proposer, done: Done) -> None:
+        self._draft = draft
+        self._done = done
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="draft", daemon=True)
+        self._thread.start()
+
+    def reset(self, num_slots: int) -> None:
+        """Forget all requests before the next batch."""
+        self._queue.put(lambda: self._draft.reset(num_slots))
+
+    def propose(self, batch: Batch) -> None:
+        """Evaluate a batch; `done` gets the outcome."""
+        self._queue.put(lambda: self._propose(batch))
+
+    def close(self) -> None:
+        """End the thread, after the run in progress."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            job()
+
+    def _propose(self, batch: Batch) -> None:
+        try:
+            outcome: Outcome = self._draft.propose(batch)
+        except Exception as error:  # whatever it is, decoding goes on without speculation; the head says so
+            outcome = error
+        self._done(batch.epoch, outcome)

@@ -1,0 +1,235 @@
+"""The head of the pipeline: sockets and clock around the scheduler, the formation and the draft model.
+
+One thread owns them all. Other threads talk to it through `submit`, `abort` and `stop`, which only leave a note and
+wake it; it talks to them through the callbacks given to `listen`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from draft_service.draft_runner import DraftRunner, Outcome
+from draft_service.drafter import Proposer
+from draft_service.formation import Action, EpochBegun, EpochLive, EpochLost, Members, Send
+from draft_service.generation import GenerationRequest
+from draft_service.scheduler import Output, Scheduler
+from pipedec.errors import PipeDecError, UnavailableError
+from pipedec.metrics.head import HeadState
+from pipedec.wire import codec
+from pipedec.wire.messages import BEAT_SECONDS, Shutdown, Started, Verdict
+from pipedec.wire.sockets import ControlServer, DataReceiver, DataSender, Poller, Transport
+from pipedec.wire.wakeup import Wakeup
+
+WARM_UP = -1  # key of the request that proves that a forward pass works before the service says it is ready
+CONNECT_SECONDS = 5.0  # for the link to stage 0, once that stage has said that it listens
+DRAFT_BACKOFF = (1.0, 60.0)  # seconds before a failed draft model is tried again: at first, and at most
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStatus:
+    """Where the pipeline stands; replaced as a whole, so that any thread may read it.
+
+    `reason` says why it is not ready, `degraded` why it decodes without speculation; empty when it is and does.
+    """
+
+    ready: bool = False
+    ever_ready: bool = False
+    epoch: int = 0
+    reason: str = "starting"
+    degraded: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The sockets that the head listens on, and what it opens others with."""
+
+    transport: Transport
+    control: ControlServer
+    verdicts: DataReceiver[Verdict]
+
+
+class Head:
+    """Runs in `run`, in a thread of the caller's; ends after `stop`, or with an exception, which `run` raises."""
+
+    def __init__(self, scheduler: Scheduler, members: Members, links: Links, draft: Proposer | None) -> None:
+        self._scheduler = scheduler
+        self._members = members
+        self._links = links
+        self._notes: deque[Callable[[], None]] = deque()
+        self._wakeup = Wakeup()
+        self._draft = DraftRunner(draft, self._drafted) if draft is not None else None
+        self._draft_backoff = DRAFT_BACKOFF[0]
+        self._restore_at: float | None = None
+        self._sender: DataSender | None = None
+        self._poller = Poller(links.control, links.verdicts, self._wakeup)
+        self._next_tick = 0.0
+        self._rejected = 0
+        self._stopping = False
+        self._deliver: Callable[[Sequence[Output]], None] = lambda outputs: None
+        self._fail: Callable[[PipeDecError], None] = lambda error: None
+        self.status = HeadStatus()
+
+    # What other threads may call.
+
+    def listen(self, deliver: Callable[[Sequence[Output]], None], fail: Callable[[PipeDecError], None]) -> None:
+        """Where events go, and what ends every request; both are called in the head's thread. Before `run`."""
+        self._deliver, self._fail = deliver, fail
+
+    def submit(self, key: int, request: GenerationRequest) -> None:
+        self._note(lambda: self._scheduler.submit(key, request))
+
+    def abort(self, key: int) -> None:
+        self._note(lambda: self._scheduler.abort(key))
+
+    def stop(self) -> None:
+        """Tell the stages, and end `run`."""
+        self._note(self._stop)
+
+    def state(self) -> HeadState:
+        """For the metrics; a reading that is one turn old at most."""
+        scheduler, links = self._scheduler, self._links
+        return HeadState(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            in_flight=scheduler.in_flight,
+            kv_slots=scheduler.num_slots,
+            kv_slots_used=scheduler.num_slots_used,
+            epoch_live=scheduler.epoch is not None,
+            degraded=bool(self.status.degraded),
+            malformed=links.control.malformed + links.verdicts.malformed,
+            unauthenticated=self._rejected,
+        )
+
+    def _note(self, note: Callable[[], None]) -> None:
+        self._notes.append(note)
+        self._wakeup.set()
+
+    # The head's own thread.
+
+    def run(self) -> None:
+        """Serve until `stop`. Every request is told when this ends otherwise."""
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException:
+            self._fail(UnavailableError("the pipeline's head has failed and is being restarted", retry_after=5.0))
+            raise
+        finally:
+            self.status = replace(self.status, ready=False, reason="stopped")
+            if self._draft is not None:
+                self._draft.close()
+
+    def _turn(self) -> None:
+        self._poller.wait(max(0.0, self._next_tick - time.monotonic()))
+        self._wakeup.clear()
+        while self._notes:
+            self._notes.popleft()()
+        self._receive_control()
+        self._receive_verdicts()
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + BEAT_SECONDS / 2
+            self._act(self._members.tick(now))
+            self._rejected = self._links.control.rejected + self._links.verdicts.rejected
+            self._restore_draft(now)
+            if not self._members.live:
+                self.status = replace(self.status, ready=False, reason=self._members.waiting_for(now))
+        self._work()
+
+    def _receive_control(self) -> None:
+        while (received := self._links.control.receive()) is not None:
+            peer, message = received
+            if isinstance(message, Started) and (message.epoch, message.stage) == (self._scheduler.epoch, 0):
+                self._scheduler.on_started(message.step)
+            self._act(self._members.receive(peer, message, time.monotonic()))
+
+    def _receive_verdicts(self) -> None:
+        outputs: list[Output] = []
+        while (verdict := self._links.verdicts.receive()) is not None:
+            outputs += self._scheduler.on_verdict(verdict)
+        if any(key == WARM_UP for key, _ in outputs):
+            self.status = replace(self.status, ready=True, ever_ready=True, reason="")
+            _log.info("ready: a forward pass has gone through all %d stages", self._members.stages)
+            outputs = [output for output in outputs if output[0] != WARM_UP]
+        if outputs:
+            self._deliver(outputs)
+
+    def _act(self, actions: Iterable[Action]) -> None:
+        pending = deque(actions)
+        while pending:
+            match pending.popleft():
+                case Send(peer, message):
+                    if not self._links.control.send(peer, message):
+                        pending.extend(self._members.unreachable(peer, time.monotonic()))
+                case EpochBegun(_, _, address):
+                    self._connect(address)
+                case EpochLive(epoch, slots):
+                    pending.extend(self._begin(epoch, slots))
+                case EpochLost(epoch, reason):
+                    _log.warning("epoch %d is lost: %s", epoch, reason)
+                    self._scheduler.stop_epoch()
+                    self._scheduler.counts.epochs_lost += 1
+                    self.status = replace(self.status, ready=False, reason=reason)
+
+    def _connect(self, address: str) -> None:
+        if self._sender is not None:
+            self._sender.close()
+        self._sender = DataSender(self._links.transport, address, credits=self._scheduler.limits.stages + 2)
+
+    def _begin(self, epoch: int, slots: int) -> Iterable[Action]:
+        if self._sender is None or not self._sender.connected(CONNECT_SECONDS):
+            return self._members.abandon("stage 0 cannot be reached on its data address", time.monotonic())
+        _log.info("epoch %d is live: %d stages, %d KV slots", epoch, self._members.stages, slots)
+        self._scheduler.start_epoch(epoch, slots)
+        if self._draft is not None:
+            self._draft.reset(slots)
+        self.status = replace(self.status, epoch=epoch, ready=self.status.ever_ready, reason="warming up")
+        if not self.status.ever_ready:
+            self._scheduler.submit(WARM_UP, GenerationRequest(prompt=(0, 0), max_tokens=1))
+        return ()
+
+    def _work(self) -> None:
+        """Send what can be sent: cancellations, the next batch, the draft model's next run."""
+        if (cancel := self._scheduler.take_cancel()) is not None:
+            for peer in self._members.peers:
+                if not self._links.control.send(peer, cancel):
+                    self._act(self._members.unreachable(peer, time.monotonic()))
+        while (batch := self._scheduler.compose()) is not None:
+            assert self._sender is not None
+            if not self._sender.send(codec.encode(batch)):
+                self._act(self._members.abandon("stage 0 does not take batches", time.monotonic()))
+        if self._draft is not None and (job := self._scheduler.compose_draft()) is not None:
+            self._draft.propose(job)
+
+    def _drafted(self, epoch: int, outcome: Outcome) -> None:
+        """Called in the draft runner's thread."""
+        self._note(lambda: self._take_proposals(epoch, outcome))
+
+    def _take_proposals(self, epoch: int, outcome: Outcome) -> None:
+        if not isinstance(outcome, Exception):
+            self._scheduler.on_proposals(epoch, outcome)
+            return
+        _log.error("the draft model failed; decoding goes on without speculation", exc_info=outcome)
+        self._scheduler.lose_draft()
+        self._restore_at = time.monotonic() + self._draft_backoff
+        self._draft_backoff = min(2 * self._draft_backoff, DRAFT_BACKOFF[1])
+        self.status = replace(self.status, degraded=f"the draft model failed: {outcome}")
+
+    def _restore_draft(self, now: float) -> None:
+        if self._restore_at is None or now < self._restore_at or self._draft is None or self._scheduler.epoch is None:
+            return
+        self._restore_at = None
+        self._draft.reset(self._scheduler.num_slots)
+        self._scheduler.restore_draft()
+        self.status = replace(self.status, degraded="")
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for peer in self._members.peers:
+            self._links.control.send(peer, Shutdown("the pipeline is being taken down"))

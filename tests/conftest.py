@@ -1,0 +1,8 @@
+"""Settings of the whole suite. Before torch is imported: its models are tiny, and more threads only wait for each other."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("TQDM_DISABLE", "1")

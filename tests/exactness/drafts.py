@@ -1,0 +1,31 @@
+"""Drafts of every kind for a target: always right, always wrong, random, noisy. All from the target's own logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.local import build_drafter
+from draft_service.drafter import Drafter
+from pipedec.wire.messages import Batch
+
+KINDS = ("right", "wrong", "random", "noisy")
+
+
+def make_draft(kind: str, target: Path, num_slots: int, children: int = 4) -> Drafter:
+    generator = torch.Generator().manual_seed(0)
+
+    def adjust(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        match kind:
+            case "right":
+                return logits
+            case "wrong":  # the target's choice comes last
+                return logits.scatter(-1, logits.argmax(-1, keepdim=True), -1e4)
+            case "random":
+                return torch.randn(logits.shape, generator=generator)
+            case "noisy":
+                return logits + 2.0 * torch.randn(logits.shape, generator=generator)
+        raise ValueError(kind)
+
+    return build_drafter(target, num_slots, children=children, adjust=adjust)

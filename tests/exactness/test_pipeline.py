@@ -1,0 +1,118 @@
+"""Real models on the simulated clock: what a pipeline says is what the target alone says, token for token."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from benchmarks.local import build_stages
+from benchmarks.simulation import Simulation
+from draft_service.generation import GenerationRequest
+from draft_service.scheduler import Limits, Scheduler
+from pipedec.policy import PolicyName, make_policy
+from pipedec.sampling_params import SamplingParams
+from tests.exactness.drafts import KINDS, make_draft
+from tests.tiny import reference_greedy, tiny_model
+
+POLICIES: tuple[PolicyName, ...] = ("none", "static-tree", "pipedec", "adaptive")
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "phi3")
+NUM_SLOTS = 512
+SAMPLED = SamplingParams(
+    temperature=0.9, top_k=40, top_p=0.95, min_p=0.01, repetition_penalty=1.1, frequency_penalty=0.2, seed=11
+)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny random model of each family, with five layers so that five stages fit."""
+    folder = tmp_path_factory.mktemp("models")
+    return {family: tiny_model(folder / family, family, layers=5) for family in FAMILIES}
+
+
+def load(count: int, seed: int, sampling: SamplingParams | None = None) -> dict[int, GenerationRequest]:
+    rng = random.Random(seed)
+    return {
+        key: GenerationRequest(
+            tuple(rng.randrange(256) for _ in range(rng.choice((1, 2, 7, 19, 40)))),
+            rng.randint(8, 20),
+            sampling or SamplingParams(),
+        )
+        for key in range(count)
+    }
+
+
+def run(
+    model: Path, policy: PolicyName, stages: int, kind: str, requests: dict[int, GenerationRequest], **limits: int
+) -> dict[int, list[int]]:
+    scheduler = Scheduler(
+        Limits(stages, poison=True, prefill_chunk=limits.pop("prefill_chunk", 16), **limits),
+        make_policy(policy, width=8, children=4, depth=3),
+    )
+    draft = None if policy == "none" else make_draft(kind, model, NUM_SLOTS)
+    simulation = Simulation(scheduler, build_stages(model, stages, NUM_SLOTS), draft, NUM_SLOTS)
+    generated = simulation.run(requests)
+    assert scheduler.num_slots_used == 0
+    return {key: generated[key].tokens for key in requests}
+
+
+@cache
+def greedy(model: Path, prompt: tuple[int, ...], tokens: int) -> list[int]:
+    return reference_greedy(model, prompt, tokens)
+
+
+def expected(model: Path, requests: dict[int, GenerationRequest]) -> dict[int, list[int]]:
+    return {key: greedy(model, request.prompt, request.max_tokens) for key, request in requests.items()}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_equals_generate(models: dict[str, Path], family: str, policy: PolicyName) -> None:
+    requests = load(2, seed=1)
+    for stages, kind in ((1, "noisy"), (2, "right"), (3, "wrong"), (5, "noisy"))[:: 1 if family == "llama" else 3]:
+        assert run(models[family], policy, stages, kind, requests) == expected(models[family], requests)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("policy", POLICIES[1:])
+def test_every_draft_with_many_requests(models: dict[str, Path], policy: PolicyName, kind: str, count: int) -> None:
+    requests = load(count, seed=2)
+    assert run(models["llama"], policy, 3, kind, requests) == expected(models["llama"], requests)
+
+
+def test_scarce_slots_put_requests_back(models: dict[str, Path]) -> None:
+    """Six requests that need 380 slots share 80: they wait, are preempted, resume, and still say the same."""
+    requests = load(6, seed=3)
+    scheduler = Scheduler(Limits(3, poison=True, prefill_chunk=8), make_policy("adaptive", width=8, children=4))
+    simulation = Simulation(
+        scheduler, build_stages(models["llama"], 3, 80), make_draft("noisy", models["llama"], 80), 80
+    )
+    generated = simulation.run(requests)
+    assert {key: generated[key].tokens for key in requests} == expected(models["llama"], requests)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_sampled_output_does_not_depend_on_speculation(models: dict[str, Path], family: str) -> None:
+    requests = load(3, seed=4, sampling=SAMPLED)
+    alone = run(models[family], "none", 1, "", requests)
+    assert len({tuple(tokens) for tokens in alone.values()}) == 3
+    for policy, stages in zip(POLICIES, (3, 2, 3, 2), strict=True):
+        assert run(models[family], policy, stages, "noisy", requests) == alone
+
+
+def test_a_lost_formation_changes_no_token(models: dict[str, Path]) -> None:
+    requests = load(4, seed=5, sampling=SAMPLED)
+    alone = run(models["llama"], "none", 1, "", requests)
+    scheduler = Scheduler(Limits(3, poison=True, prefill_chunk=8), make_policy("adaptive", width=8, children=4))
+    stages = build_stages(models["llama"], 3, NUM_SLOTS)
+    simulation = Simulation(scheduler, stages, make_draft("noisy", models["llama"], NUM_SLOTS), NUM_SLOTS)
+    countdown = iter(range(120))
+    simulation.run(requests, until=lambda: next(countdown, None) is None)
+    assert any(simulation.generated[key].tokens for key in requests)
+    assert scheduler.running
+    simulation.form(NUM_SLOTS)
+    generated = simulation.run({})
+    assert {key: generated[key].tokens for key in requests} == alone
