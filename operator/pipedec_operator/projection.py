@@ -59,4 +59,5 @@ def manifest_for(role: str, resource: PipeDecDeployment) -> str:
 
 def _dump(spec: DeploymentSpec, **chosen: Any) -> dict[str, Any]:
     # Without defaults, so that a field that a later operator adds does not change what pods have mounted.
-    return spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True, **chosen)
+    dumped = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True, **chosen)
+    return {name: value for name, value in dumped.items() if value != {}}

@@ -131,7 +131,7 @@ class Reconciler:
         return live is not None and self._rewritten.get(live["metadata"]["uid"]) == _fingerprint(child, live)
 
     def _report(self, seen: Observation) -> Object:
-        """Writes the status and tells what happened, if anything did. Events first, whose names make them idempotent."""
+        """Writes the status and tells what happened, if anything. Events first: their names make them idempotent."""
         before, after = seen.raw.get("status", {}), status(seen)
         if before == after:
             return seen.raw

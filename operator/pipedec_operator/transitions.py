@@ -27,9 +27,13 @@ def transitions(before: Object, after: Object) -> list[Transition]:
     if not before:
         found.append(Transition(NORMAL, "Created", "the pipeline's children are being made"))
     if now.get("status") == "True" != was.get("status"):
-        found.append(Transition(NORMAL, "Ready", now.get("message", "")))
+        rolled = before.get("currentRevision", after.get("currentRevision")) != after.get("currentRevision")
+        reason = "RollingUpdateCompleted" if rolled else "Ready"
+        found.append(Transition(NORMAL, reason, now.get("message", "")))
+    of_pods = {row.get("reason") for row in _rows(after)}
     for reason in ("InvalidSpec", "FailedCreate", "Blocked"):
-        if now.get("reason") == reason and (was.get("reason"), was.get("message")) != (reason, now.get("message")):
+        changed = (was.get("reason"), was.get("message")) != (reason, now.get("message"))
+        if now.get("reason") == reason and changed and reason not in of_pods:
             found.append(Transition(WARNING, reason, now.get("message", "")))
     found += _rollout(condition(before, "Progressing"), condition(after, "Progressing"))
     found += _suspension(condition(before, "Suspended"), condition(after, "Suspended"))

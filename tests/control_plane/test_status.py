@@ -1,0 +1,252 @@
+"""Observed -> status: conditions, rows, the sentence that names the pod and the cause, and the events between."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from pipedec.spec import parse_manifest
+from pipedec.spec.status import Status
+from pipedec_operator.causes import condition
+from pipedec_operator.components import components
+from pipedec_operator.names import Object
+from pipedec_operator.status import Observation, status
+from pipedec_operator.transitions import transitions
+from tests.control_plane.samples import children, container, manifest, pod_of, rolled_out
+
+NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
+STAGE = "Deployment/lion-0-stage-1"
+
+
+class Scene:
+    """A resource whose children are all there, rolled out and ready; tests spoil it."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.manifest = manifest(**spec)
+        self.raw: Object = {**self.manifest, "metadata": {"name": "lion", "namespace": "lab", "generation": 3}}
+        self.desired = {name: child for name, child in children(**spec).items() if child["kind"] == "Deployment"}
+        self.live: dict[str, Object] = {name: rolled_out(child) for name, child in self.desired.items()}
+        suspended = spec.get("suspend", False)
+        self.pods: dict[str, Object] = {} if suspended else {n: pod_of(child) for n, child in self.desired.items()}
+
+    def status(self, now: str = NOW, **seen: Any) -> Object:
+        resource = None if seen.get("invalid") else parse_manifest(self.manifest)
+        wanted = self.live if resource is None else self.desired
+        found = components(wanted.values(), self.live.values(), self.pods.values())
+        result = status(Observation(self.raw, resource, found, now, **seen))
+        Status.model_validate_json(json.dumps(result))  # what is written is what the CRD knows
+        assert all(each["message"] for each in result["conditions"])
+        return result
+
+    def fail(self, workload: str, **state: Any) -> None:
+        self.pods[workload] = pod_of(self.desired[workload], ready=False, **state)
+
+
+def of(result: Object, kind: str) -> tuple[str, str]:
+    found = condition(result, kind)
+    return found["status"], found["reason"]
+
+
+def test_ready() -> None:
+    result = Scene().status()
+    assert of(result, "Ready") == ("True", "AllComponentsReady")
+    assert of(result, "Available") == ("True", "EndpointServing")
+    assert of(result, "Progressing") == ("False", "AllGroupsReady")
+    assert of(result, "Degraded") == ("False", "AsExpected")
+    assert of(result, "ModelReady") == ("True", "WeightsPresent")
+    assert (result["readyStages"], result["replicas"], result["readyReplicas"]) == ("2/2", 1, 1)
+    assert result["url"] == "http://lion.lab.svc:8000/v1"
+    assert result["currentRevision"] == result["updateRevision"]
+    assert [row["layers"] for row in result["stages"]] == ["0-5", "6-11"]
+    assert result["stages"][1]["node"] == "node-1"
+    assert result["observedGeneration"] == 3
+
+
+def test_nothing_there_yet() -> None:
+    scene = Scene()
+    scene.live, scene.pods = {}, {}
+    result = scene.status()
+    assert of(result, "Ready") == ("False", "StagesNotReady")
+    assert of(result, "Progressing") == ("True", "Creating")
+    assert of(result, "ModelReady") == ("Unknown", "Loading")
+    assert (result["readyStages"], result["replicas"]) == ("0/2", 0)
+
+
+UNSCHEDULABLE = {
+    "phase": "Pending",
+    "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: no gpu"}
+    ],
+    "containerStatuses": [],
+}
+PULLING = container(image="x:1", waiting={"reason": "ImagePullBackOff", "message": "back-off"})
+
+
+def crashed(message: str, code: int = 1, reason: str = "Error") -> Object:
+    ended = {"exitCode": code, "reason": reason, "message": message}
+    return container(3, waiting={"reason": "CrashLoopBackOff", "message": "back-off"}, last=ended)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "words"),
+    [
+        (UNSCHEDULABLE, "Unschedulable", "no gpu"),
+        (PULLING, "ImagePullError", "x:1"),
+        (crashed("Traceback\nModelError: hf://org/large: does not exist, or is private; then give a token in HF_TOKEN"),
+         "AuthFailed", "hf://org/large"),
+        (crashed("ModelError: file:///m: is not a folder"), "ModelNotFound", "file:///m"),
+        (crashed("ModelError: hf://a/b: could not be fetched (timeout)"), "ModelDownloadFailed", "timeout"),
+        (crashed("ManifestError: spec.pipeline.stages: is 40"), "InvalidSpec", "spec.pipeline.stages"),
+        (crashed("RuntimeError: CUDA error"), "StageCrashed", "exit code 1 (3 restarts): RuntimeError"),
+        (crashed("", 137, "OOMKilled"), "OutOfMemory", "memory"),
+        (container(waiting={"reason": "CreateContainerConfigError", "message": 'secret "hf" not found'}),
+         "ContainerConfigError", 'secret "hf"'),
+        ({"phase": "Failed", "reason": "Evicted", "message": "low on memory", "containerStatuses": []},
+         "Evicted", "low on memory"),
+    ],
+)  # fmt: skip
+def test_a_failure_names_the_pod_and_the_cause(state: Object, reason: str, words: str) -> None:
+    scene = Scene()
+    scene.fail(STAGE, **state)
+    result = scene.status()
+    for kind in ("Ready", "StagesReady"):
+        assert of(result, kind) == ("False", reason)
+    for part in ("0/stage-1", "lion-0-stage-1-7d9f-x2x", words):
+        assert part in condition(result, "Ready")["message"]
+    assert of(result, "Degraded")[0] == "True"
+    assert result["stages"][1]["reason"] == reason
+    (event,) = [each for each in transitions(Scene().status(), result) if each.type == "Warning"]
+    assert words in event.message
+    scene.raw["status"] = result
+    assert transitions(result, scene.status(LATER)) == []
+
+
+def test_a_pod_that_may_not_be_made() -> None:
+    scene = Scene()
+    del scene.pods[STAGE]
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: gpus"}
+    scene.live[STAGE]["status"]["conditions"] = [failure]
+    assert of(scene.status(), "Ready") == ("False", "FailedCreate")
+    assert "exceeded quota" in condition(scene.status(), "Ready")["message"]
+
+
+def test_a_failure_comes_before_what_passes_with_time() -> None:
+    scene = Scene()
+    scene.fail("Deployment/lion-0-stage-0")
+    scene.fail(STAGE, **PULLING)
+    assert condition(scene.status(), "Ready")["message"].startswith("0/stage-1")
+
+
+def test_only_the_draft_is_not_ready() -> None:
+    scene = Scene()
+    scene.fail("Deployment/lion-0-draft")
+    result = scene.status()
+    assert of(result, "Ready") == ("False", "DraftNotReady")
+    assert of(result, "StagesReady") == ("True", "AllStagesReady")
+    assert of(result, "Available") == ("False", "NoReadyEndpoint")
+
+
+def test_one_of_two_pipelines_serves() -> None:
+    scene = Scene(replicas=2)
+    scene.fail("Deployment/lion-1-stage-0")
+    result = scene.status()
+    assert of(result, "Ready")[0] == "False"
+    assert of(result, "Available") == ("True", "EndpointServing")
+    assert (result["replicas"], result["readyReplicas"], result["readyStages"]) == (2, 1, "3/4")
+
+
+def test_ready_waits_for_the_deployment_controller() -> None:
+    """Right after a change the old pods are still ready; that is not the new spec's readiness."""
+    scene = Scene()
+    scene.live[STAGE]["metadata"]["generation"] = 3
+    result = scene.status()
+    assert of(result, "Ready")[0] == "False"
+    assert of(result, "Progressing") == ("True", "RollingOut")
+    before = Scene().status()
+    assert [each.reason for each in transitions(before, result)] == ["RollingUpdateStarted"]
+
+
+def test_not_in_time() -> None:
+    scene = Scene()
+    scene.fail(STAGE)
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    scene.live[STAGE]["status"]["conditions"] = [late]
+    assert of(scene.status(), "Progressing") == ("False", "ProgressDeadlineExceeded")
+
+
+def test_suspended() -> None:
+    scene = Scene(suspend=True)
+    scene.pods = {STAGE: pod_of(scene.desired[STAGE])}
+    going = scene.status()
+    assert of(going, "Suspended") == ("False", "SuspendInProgress")
+    scene.pods = {}
+    result = scene.status()
+    assert of(result, "Suspended") == ("True", "SuspendComplete")
+    assert of(result, "Ready") == ("False", "Suspended")
+    assert of(result, "Degraded") == ("False", "AsExpected")
+    assert [each.reason for each in transitions(going, result)] == ["Suspended"]
+    assert "Resumed" in [each.reason for each in transitions(result, Scene().status())]
+
+
+def test_an_invalid_spec_leaves_what_runs() -> None:
+    scene = Scene()
+    before = scene.status()
+    scene.raw["status"] = before
+    result = scene.status(invalid="spec.pipeline.stages: is 99")
+    assert of(result, "Ready") == ("False", "InvalidSpec")
+    assert of(result, "Failed") == ("True", "InvalidSpec")
+    assert of(result, "Available") == ("True", "EndpointServing")
+    assert (result["readyStages"], result["url"]) == ("2/2", before["url"])
+    assert [each.reason for each in transitions(before, result)] == ["InvalidSpec"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [({"refused": "Service lion: quota"}, "FailedCreate"), ({"obstacles": ("Secret lion-keys",)}, "Blocked")],
+)
+def test_what_the_api_server_will_not_have_is_told(seen: dict[str, Any], reason: str) -> None:
+    result = Scene().status(**seen)
+    assert of(result, "Ready") == ("False", reason)
+    assert reason in [each.reason for each in transitions(Scene().status(), result)]
+
+
+def test_no_replicas() -> None:
+    result = Scene(replicas=0).status()
+    assert of(result, "Ready") == ("False", "NoReplicas")
+    assert result["readyStages"] == "0/0"
+
+
+def test_a_status_stays_equal_and_keeps_its_times_while_nothing_changes() -> None:
+    scene = Scene()
+    scene.raw["status"] = first = scene.status()
+    assert scene.status(LATER) == first
+    scene.fail(STAGE)
+    second = scene.status(LATER)
+    times = {each["type"]: each["lastTransitionTime"] for each in second["conditions"]}
+    assert (times["Ready"], times["Suspended"]) == (LATER, NOW)
+
+
+def test_the_youngest_pod_that_stays_counts() -> None:
+    scene = Scene()
+    going = deepcopy(scene.pods[STAGE])
+    going["metadata"] |= {"deletionTimestamp": NOW, "creationTimestamp": LATER, "name": "going"}
+    going["status"]["containerStatuses"][0]["restartCount"] = 4
+    scene.pods["going"] = going
+    result = scene.status()
+    assert result["stages"][1]["pod"] == "lion-0-stage-1-7d9f-x2x"
+    assert result["restarts"] == 4
+
+
+def test_created_and_ready_are_told_once() -> None:
+    assert [each.reason for each in transitions({}, Scene().status())] == ["Created", "Ready"]
+    assert transitions(Scene().status(), Scene().status()) == []
+
+
+def test_a_new_revision_that_serves_completes_the_rollout() -> None:
+    before, after = Scene().status(), Scene().status()
+    before["currentRevision"] = "another"
+    condition(before, "Ready").update(status="False", reason="StagesNotReady")
+    assert [each.reason for each in transitions(before, after)] == ["RollingUpdateCompleted"]
