@@ -15,9 +15,17 @@ from draft_service.api.admission import Admission, Admitter
 from draft_service.api.errors import install_error_handlers
 from draft_service.api.middleware import BearerAuth, BodyLimit, RequestEnvelope
 from draft_service.api.openai_types import ChatBody, CompletionBody, GenerationBody, StreamOptions
-from draft_service.api.openapi import DocumentedApp, Responses, errors, event_stream
+from draft_service.api.openapi import DocumentedApp, Responses, answer, errors
 from draft_service.api.replies import ChatReply, CompletionReply, Reply
-from draft_service.api.reply_types import ChatCompletion, Completion, Model, ModelList, Status
+from draft_service.api.reply_types import (
+    ChatChunk,
+    ChatCompletion,
+    Completion,
+    CompletionChunk,
+    Model,
+    ModelList,
+    Status,
+)
 from draft_service.api.run import Run
 from draft_service.api.streaming import ClientGone, EventStream, while_connected
 from draft_service.api.transcript import Delta
@@ -81,11 +89,11 @@ def _openai_routes(endpoint: Endpoint, with_key: bool) -> APIRouter:
     router.add_api_route("/models", endpoint.models, responses={200: {"model": ModelList}, **errors(*locked)})
     router.add_api_route("/models/{model:path}", endpoint.model, responses=one)
     failures = errors(400, *locked, 404, 413, 429, 500, 503)
-    for path, handler, reply in (
-        ("/completions", endpoint.complete, Completion),
-        ("/chat/completions", endpoint.chat, ChatCompletion),
+    for path, handler, success in (
+        ("/completions", endpoint.complete, answer(Completion, CompletionChunk)),
+        ("/chat/completions", endpoint.chat, answer(ChatCompletion, ChatChunk)),
     ):
-        router.add_api_route(path, handler, methods=["POST"], responses={200: event_stream(reply), **failures})
+        router.add_api_route(path, handler, methods=["POST"], responses={200: success, **failures})
     return router
 
 
@@ -131,16 +139,16 @@ class Endpoint:
         run = Run(admission, self._engine, self._tokenizer, self._metrics)
         if body.stream:
             return EventStream(reply, run, body.stream_options or StreamOptions())
-        whole = [Delta(index, "") for index in range(run.num_choices)]
+        said: list[list[Delta]] = [[] for _ in range(run.num_choices)]
 
         async def collect(delta: Delta) -> None:
-            whole[delta.index] += delta
+            said[delta.index].append(delta)
 
         try:
             await while_connected(request.receive, run.drive(collect))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return JSONResponse(reply.body(whole, run))
+        return JSONResponse(reply.body([Delta.joined(deltas) for deltas in said], run))
 
     def _model(self) -> Model:
         info = self._engine.info

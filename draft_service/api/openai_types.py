@@ -84,7 +84,7 @@ class GenerationBody(Body):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: Annotated[LogitBias, Field(max_length=1024)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: int | None = None  # any: modulo 2**63
 
     echo: Annotated[Any, Only(False)] = None
     response_format: Annotated[Any, Only({"type": "text"})] = None

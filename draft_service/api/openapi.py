@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import TypeAdapter
 
-from draft_service.api.reply_types import ErrorReply
+from draft_service.api.reply_types import ChatChunk, CompletionChunk, ErrorReply
 
 Responses = dict[int | str, dict[str, Any]]
 
+SCHEMAS = "#/components/schemas/{model}"
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 ERRORS: Responses = {
     400: {"description": "The request is wrong; `param` is the path of the field."},
@@ -27,24 +29,34 @@ def errors(*statuses: int) -> Responses:
     return {status: ERRORS[status] | {"model": ErrorReply} for status in statuses}
 
 
-def event_stream(model: type) -> dict[str, Any]:
-    """The documentation of a success: a body of `model`, or events."""
-    description = "`data:` lines, each a JSON chunk with the same `id`, then `data: [DONE]`; see `stream`."
+def answer(model: type, chunk: type) -> dict[str, Any]:
+    """The documentation of a success: a body of `model`, or with `stream` events that carry chunks."""
+    payload = {"anyOf": [{"$ref": SCHEMAS.format(model=each.__name__)} for each in (chunk, ErrorReply)]}
+    chunk_or_error = {"contentMediaType": "application/json", "contentSchema": payload}
+    event = {
+        "type": "object",
+        "properties": {"data": {"type": "string", "anyOf": [{"const": "[DONE]"}, chunk_or_error]}},
+        "required": ["data"],
+    }
     return {
         "model": model,
-        "description": "The answer; with `stream` as server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string", "description": description}}},
+        "description": "The answer, or with `stream` its chunks; an answer that is whole ends with `[DONE]`.",
+        "content": {"text/event-stream": {"itemSchema": event}},
     }
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI, without the 422 that it documents for every route and we never send."""
+    """FastAPI, with the chunks of streams and without the 422 that it documents for every route and we never send."""
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
+        schemas = document["components"]["schemas"]
         for operations in document["paths"].values():
             for operation in operations.values():
                 operation["responses"].pop("422", None)
         for unused in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(unused, None)
+            schemas.pop(unused, None)
+        for chunk in (ChatChunk, CompletionChunk):
+            schema = TypeAdapter(chunk).json_schema(ref_template=SCHEMAS)
+            schemas |= schema.pop("$defs") | {chunk.__name__: schema}
         return document

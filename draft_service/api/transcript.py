@@ -31,8 +31,11 @@ class Delta:
     def __bool__(self) -> bool:
         return bool(self.text or self.tokens or self.finish)
 
-    def __add__(self, later: Delta) -> Delta:
-        return Delta(self.index, self.text + later.text, self.tokens + later.tokens, later.finish)
+    @classmethod
+    def joined(cls, deltas: Sequence[Delta]) -> Delta:
+        """All deltas of one choice as one."""
+        tokens = tuple(scored for delta in deltas for scored in delta.tokens)
+        return cls(deltas[-1].index, "".join(delta.text for delta in deltas), tokens, deltas[-1].finish)
 
 
 class Transcript:

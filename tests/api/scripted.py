@@ -124,7 +124,7 @@ class Served:
 
 
 @contextmanager
-def served(app: ASGIApp, drain_seconds: int = 5) -> Iterator[Served]:
+def served(app: ASGIApp, host: str = "127.0.0.1", drain_seconds: int = 5) -> Iterator[Served]:
     """`app` behind a real uvicorn in a thread."""
     started: queue.SimpleQueue[Served] = queue.SimpleQueue()
 
@@ -134,7 +134,7 @@ def served(app: ASGIApp, drain_seconds: int = 5) -> Iterator[Served]:
         def tell(port: int) -> None:
             started.put(Served(port, stop))
 
-        await serve(app, "127.0.0.1", 0, stop.opened, drain_seconds=drain_seconds, on_listening=tell)
+        await serve(app, host, 0, stop.opened, drain_seconds=drain_seconds, on_listening=tell)
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()

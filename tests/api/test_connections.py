@@ -97,3 +97,10 @@ def test_an_address_that_is_taken_is_an_error(port: int) -> None:
 
     with pytest.raises(OSError, match="in use"):
         asyncio.run(run())
+
+
+def test_all_addresses_are_served(tokenizer: Tokenizer) -> None:
+    host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    app = create_app(ScriptedEngine(tokenizer), tokenizer, RequestMetrics(CollectorRegistry(), MODEL))
+    with served(app, host) as server:
+        assert httpx.get(f"http://127.0.0.1:{server.port}/health").status_code == 200

@@ -51,7 +51,7 @@ def failure(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"temperature": "1"}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"top_k": -2}, "top_k"),
-        ({"seed": 2**63}, "seed"),
+        ({"seed": 0.5}, "seed"),
         ({"logit_bias": {"a": 1}}, "logit_bias.a"),
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
         ({"logit_bias": {"258": 1}}, "logit_bias"),

@@ -116,7 +116,7 @@ def test_sampling_reaches_the_engine(http: httpx.Client, engine: ScriptedEngine)
         "min_tokens": 1,
     }
     post(http, COMPLETIONS, **sampling, top_k=5, seed=-1, n=2, logit_bias={"7": 1.5}, stop_token_ids=[9], logprobs=4)
-    rest = {"top_k": 5, "logit_bias": ((7, 1.5),), "end_tokens": (9, 257), "logprobs": 4}
+    rest: dict[str, Any] = {"top_k": 5, "logit_bias": ((7, 1.5),), "end_tokens": (9, 257), "logprobs": 4}
     seeds = (2**63 - 1, 0)
     assert [each.sampling for each in engine.requests] == [
         SamplingParams(**sampling, **rest, seed=seed) for seed in seeds
@@ -130,7 +130,7 @@ def test_defaults_are_openais(http: httpx.Client, engine: ScriptedEngine) -> Non
         post(http, COMPLETIONS, temperature=None, stop=None, max_tokens=None)
     first, second = engine.requests
     assert (first.sampling.temperature, first.sampling.top_p, first.sampling.logprobs) == (1.0, 1.0, None)
-    assert (first.max_tokens, first.end_tokens) == (16, {257})
+    assert (first.max_tokens, first.end_tokens) == (16, frozenset({257}))
     assert first.sampling.seed != second.sampling.seed
     post(http, CHAT)
     assert len(engine.requests[-1].prompt) + engine.requests[-1].max_tokens == CONTEXT

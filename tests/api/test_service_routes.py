@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.testclient import TestClient
 
 from draft_service.api import create_app
 from draft_service.text import Tokenizer
 from pipedec.metrics import service_registry
 from pipedec.metrics.requests import RequestMetrics
-from tests.api.scripted import CONTEXT, MODEL, ScriptedEngine
+from tests.api.scripted import CONTEXT, MODEL, ScriptedEngine, served
 
 COMPLETIONS = "/v1/completions"
 
 
-def guarded(tokenizer: Tokenizer, **options: Any) -> TestClient:
+@contextmanager
+def served_with(tokenizer: Tokenizer, **options: Any) -> Iterator[httpx.Client]:
+    """A client of a server of its own."""
     engine = ScriptedEngine(tokenizer)
     engine.say("ab")
-    metrics = RequestMetrics(CollectorRegistry(), MODEL)
-    return TestClient(create_app(engine, tokenizer, metrics, **options), raise_server_exceptions=False)
+    app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL), **options)
+    with served(app) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def with_key(tokenizer: Tokenizer) -> Iterator[httpx.Client]:
+    with served_with(tokenizer, api_key="key") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def with_limit(tokenizer: Tokenizer) -> Iterator[httpx.Client]:
+    with served_with(tokenizer, max_body_bytes=200) as client:
+        yield client
 
 
 def test_probes(http: httpx.Client, engine: ScriptedEngine) -> None:
@@ -62,28 +78,26 @@ def test_a_failure_has_a_request_id_too(http: httpx.Client, engine: ScriptedEngi
         *(("Bearer", 401), ("key", 401), ("Basic key", 401), ("Bearer ké", 401)),
     ],
 )
-def test_keys(tokenizer: Tokenizer, header: str | None, status: int) -> None:
-    client = guarded(tokenizer, api_key="key")
-    headers = {} if header is None else {"authorization": header.encode()}
-    assert client.get("/v1/models", headers=headers).status_code == status
-    response = client.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"}, headers=headers)
+def test_keys(with_key: httpx.Client, header: str | None, status: int) -> None:
+    headers = httpx.Headers([] if header is None else [(b"authorization", header.encode())])
+    assert with_key.get("/v1/models", headers=headers).status_code == status
+    response = with_key.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"}, headers=headers)
     assert response.status_code == status
     if status == 401:
         assert response.json()["error"]["type"] == "authentication_error"
         assert response.headers["www-authenticate"] == "Bearer"
-        assert client.get("/v1/nowhere", headers=headers).status_code == 401
-        assert client.post(COMPLETIONS, content=b"{", headers=headers).status_code == 401
+        assert with_key.get("/v1/nowhere", headers=headers).status_code == 401
+        assert with_key.post(COMPLETIONS, content=b"{", headers=headers).status_code == 401
     for path in ("/health", "/ready", "/metrics"):
-        assert client.get(path, headers=headers).status_code == 200
+        assert with_key.get(path, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_the_body_limit(tokenizer: Tokenizer, declared: bool) -> None:
-    client = guarded(tokenizer, max_body_bytes=200)
+def test_the_body_limit(with_limit: httpx.Client, declared: bool) -> None:
     for padding, status in ((0, 200), (200, 413)):
         body = b'{"model": "tiny", "prompt": "x", "user": "' + b"u" * padding + b'"}'
         content = body if declared else iter([body[:50], body[50:]])
-        response = client.post(COMPLETIONS, content=content, headers={"content-type": "application/json"})
+        response = with_limit.post(COMPLETIONS, content=content, headers={"content-type": "application/json"})
         assert response.status_code == status
         if status == 413:
             assert "200 bytes" in response.json()["error"]["message"]
@@ -146,7 +160,7 @@ def test_a_service_registry_tells_of_the_process() -> None:
     assert service_registry().get_sample_value("process_resident_memory_bytes")
 
 
-def test_the_document_is_truthful(http: httpx.Client, tokenizer: Tokenizer) -> None:
+def test_the_document_is_truthful(http: httpx.Client, with_key: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         *("/health", "/ready", "/metrics", "/v1/models", "/v1/models/{model}"),
@@ -161,6 +175,6 @@ def test_the_document_is_truthful(http: httpx.Client, tokenizer: Tokenizer) -> N
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert {"ChatChunk", "CompletionChunk", "ErrorReply"} <= references <= set(document["components"]["schemas"])
     assert "securitySchemes" not in document["components"]
-    with_key = guarded(tokenizer, api_key="key").get("/openapi.json").json()
-    assert with_key["paths"][COMPLETIONS]["post"]["security"] == [{"HTTPBearer": []}]
-    assert "401" in with_key["paths"]["/v1/models"]["get"]["responses"]
+    locked = with_key.get("/openapi.json").json()
+    assert locked["paths"][COMPLETIONS]["post"]["security"] == [{"HTTPBearer": []}]
+    assert "401" in locked["paths"]["/v1/models"]["get"]["responses"]

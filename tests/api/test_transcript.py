@@ -17,12 +17,10 @@ def events(tokenizer: Tokenizer, text: str, finish: FinishReason, end: bool = Fa
 
 
 def whole(transcript: Transcript, given: list[TokenEvent]) -> Delta:
-    total = Delta(0, "")
-    for event in given:
-        total += transcript.push(event)
-        if total.finish:
-            break
-    return total
+    deltas: list[Delta] = []
+    while not (deltas and deltas[-1].finish):
+        deltas.append(transcript.push(given[len(deltas)]))
+    return Delta.joined(deltas)
 
 
 def test_an_end_token_is_neither_text_nor_scored(tokenizer: Tokenizer) -> None:
