@@ -12,7 +12,6 @@ from pipedec.health import Health, HealthServer
 from pipedec.metrics import service_registry
 from pipedec.metrics.stage import StageMetrics
 from pipedec.wire.sockets import Transport
-from stage_service.assembly import assemble, load_stage
 
 _log = logging.getLogger("stage_service")
 
@@ -25,6 +24,8 @@ def main() -> int:
     metrics = StageMetrics(registry, config.stage)
     with HealthServer(config.bind_host, config.metrics_port, health, registry) as server:
         _log.info("health on port %d", server.port)
+        from stage_service.assembly import assemble, load_stage  # torch takes seconds: probes are answered meanwhile
+
         stage = load_stage(config, health)
         with Transport.open(config.keys_dir) as transport:
             loop = assemble(config, stage, transport, metrics, health)

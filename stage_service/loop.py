@@ -101,7 +101,6 @@ class StageLoop:
 
     def _turn(self) -> None:
         self._poller.wait(self._session.timeout(time.monotonic()))
-        self._health.beat()
         self._wakeup.clear()
         self._listen()
         self._take_batch()
@@ -187,7 +186,7 @@ class StageLoop:
             self._leave(f"step {batch.step} could not be passed on")
 
     def _progress(self, done: float) -> None:
-        """Between two layers: hear of cancellations, and ask for the next batch while this one still computes.
+        """Between two layers: beat, hear of cancellations, and ask for the next batch while this one still computes.
 
         Anything else that the head says must wait: a formation would pull the state from under the step.
         """
@@ -196,6 +195,7 @@ class StageLoop:
                 self._obey(message)
             else:
                 self._heard.append(message)
+        self._beat(time.monotonic())
         if done >= WANT_AT:
             self._want_more()
 
@@ -222,6 +222,11 @@ class StageLoop:
             self._control.close()
             self._control = self._call_head()
             self._poller.watch(self._control)
+        self._beat(now)
+
+    def _beat(self, now: float) -> None:
+        """Also between the layers of a long step, which must not look like silence."""
+        self._health.beat()
         for message in self._session.due(now, max(0, self._next_step - 1), self._times.snapshot()):
             self._control.send(message)
             self._report()

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pipedec.wire.sockets import Pollable, Poller
 
 T = TypeVar("T")
-DEADLINE = 20.0  # seconds, after which a test fails
+DEADLINE = 60.0  # seconds, after which a test fails
 
 
 def receive(link: Pollable, attempt: Callable[[], T | None]) -> T:

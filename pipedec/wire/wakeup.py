@@ -7,7 +7,8 @@ import socket
 
 
 class Wakeup:
-    """Ends another thread's `Poller.wait`. `set` may be called from any thread; the one that waits calls `clear`."""
+    """Ends another thread's `Poller.wait`. `set` may be called from any thread or signal handler, also after `close`;
+    the one that waits calls `clear`."""
 
     events = select.POLLIN
 
@@ -25,6 +26,9 @@ class Wakeup:
             self._writer.send(b"\0")
         except BlockingIOError:
             return  # full of wake-ups that nobody has read yet: one more says nothing new
+        except OSError:
+            if self._writer.fileno() != -1:
+                raise  # otherwise it was closed meanwhile, by one that does not wait any more
 
     def clear(self) -> None:
         try:

@@ -55,6 +55,7 @@ class FormationMachine(RuleBasedStateMachine):
         self.epochs: list[int] = []
         self.open_epoch: int | None = None
         self.started = 0
+        self.recover()
 
     def obey(self, actions: list[Action]) -> None:
         pending = list(actions)
@@ -160,8 +161,7 @@ class FormationMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_head_never_works_with_an_epoch_that_it_has_not_begun(self) -> None:
-        if hasattr(self, "members"):
-            assert self.members.live <= (self.open_epoch == self.members.epoch)
+        assert self.members.live <= (self.open_epoch == self.members.epoch)
 
     @rule()
     def recover(self) -> None:
@@ -178,6 +178,9 @@ class FormationMachine(RuleBasedStateMachine):
         assert self.members.live, self.members.waiting_for(self.now)
         assert {process.session.epoch for process in self.processes.values()} == {self.members.epoch}
 
+    def teardown(self) -> None:
+        self.recover()
 
-FormationMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+FormationMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
 TestFormation = FormationMachine.TestCase
