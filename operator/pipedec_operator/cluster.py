@@ -15,6 +15,7 @@ from pipedec.errors import PipeDecError
 from pipedec_operator.names import MANAGER, Kind, Object
 
 APPLY = "application/apply-patch+yaml"  # server-side apply; JSON is YAML
+MERGE = "application/merge-patch+json"
 TIMEOUT = (5.0, 30.0)  # seconds to connect, and to read
 
 
@@ -43,8 +44,11 @@ class Cluster(Protocol):
     def list(self, kind: Kind, namespace: str, selector: dict[str, str]) -> list[Object]:
         """The objects of a kind with these labels."""
 
-    def apply(self, kind: Kind, child: Object, force: bool) -> Object:
-        """States an object by server-side apply. Without `force`, a field that another manages is a conflict (409)."""
+    def apply(self, kind: Kind, child: Object) -> Object:
+        """States an object by server-side apply, and takes its fields back from whoever else set them."""
+
+    def patch(self, kind: Kind, child: Object, patch: Object) -> Object:
+        """Merges a patch into an object; null takes a field away."""
 
     def create(self, kind: Kind, child: Object) -> Object:
         """Makes an object; a conflict (409) if it is there."""
@@ -78,10 +82,14 @@ class ApiServer:
         found = self._call("GET", _path(kind, namespace), label_selector=labels)
         return [{**item, "apiVersion": kind.api_version, "kind": kind.kind} for item in found["items"]]
 
-    def apply(self, kind: Kind, child: Object, force: bool) -> Object:
-        path = _path(kind, child["metadata"]["namespace"], child["metadata"]["name"])
-        query = [("fieldManager", MANAGER), ("force", str(force).lower())]
-        result: Object = self._call("PATCH", path, child, content_type=APPLY, query_params=query)
+    def apply(self, kind: Kind, child: Object) -> Object:
+        query = [("fieldManager", MANAGER), ("force", "true")]
+        result: Object = self._call("PATCH", _path_of(kind, child), child, content_type=APPLY, query_params=query)
+        return result
+
+    def patch(self, kind: Kind, child: Object, patch: Object) -> Object:
+        path = _path_of(kind, child)
+        result: Object = self._call("PATCH", path, patch, content_type=MERGE, field_manager=MANAGER)
         return result
 
     def create(self, kind: Kind, child: Object) -> Object:
@@ -89,18 +97,15 @@ class ApiServer:
         return result
 
     def delete(self, kind: Kind, child: Object) -> None:
-        metadata = child["metadata"]
-        options = {"propagationPolicy": "Background", "preconditions": {"uid": metadata["uid"]}}
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": child["metadata"]["uid"]}}
         try:
-            self._call("DELETE", _path(kind, metadata["namespace"], metadata["name"]), options)
+            self._call("DELETE", _path_of(kind, child), options)
         except ClusterError as error:
             if error.code not in (404, 409):  # 409: that object is gone, and another has its name
                 raise
 
     def replace_status(self, kind: Kind, resource: Object) -> Object:
-        metadata = resource["metadata"]
-        path = _path(kind, metadata["namespace"], metadata["name"]) + "/status"
-        result: Object = self._call("PUT", path, resource, field_manager=MANAGER)
+        result: Object = self._call("PUT", _path_of(kind, resource) + "/status", resource, field_manager=MANAGER)
         return result
 
     def first_known(self, kinds: Iterable[Kind]) -> Kind | None:
@@ -148,6 +153,10 @@ def _path(kind: Kind, namespace: str, name: str = "") -> str:
     return f"{kind.path}/namespaces/{namespace}/{kind.plural}" + (f"/{name}" if name else "")
 
 
+def _path_of(kind: Kind, child: Object) -> str:
+    return _path(kind, child["metadata"]["namespace"], child["metadata"]["name"])
+
+
 def _cluster_error(error: ApiException) -> ClusterError:
     try:
         status = json.loads(error.body or "{}")
@@ -155,9 +164,8 @@ def _cluster_error(error: ApiException) -> ClusterError:
         status = {}
     status = status if isinstance(status, dict) else {}
     seconds = (error.headers or {}).get("Retry-After", "")
-    return ClusterError(
-        error.status or 0,
-        str(status.get("reason") or error.reason or ""),
-        str(status.get("message") or error.body or ""),
-        float(seconds) if seconds.isdecimal() else None,
-    )
+    code, message = error.status or 0, str(status.get("message") or error.body or "")
+    if code == 500 and "typed patch object" in message:
+        code = 422  # Kubernetes before 1.21 calls an apply of the wrong type its own fault
+    reason = str(status.get("reason") or error.reason or "")
+    return ClusterError(code, reason, message, float(seconds) if seconds.isdecimal() else None)

@@ -36,7 +36,7 @@ def ensure(cluster: Cluster, fresh: Object) -> Object:
         return cluster.create(names.SECRET, fresh)
     metadata = {key: value for key, value in fresh.items() if key != "stringData"}
     if not satisfied(metadata, live):
-        return cluster.apply(names.SECRET, metadata, force=True)
+        return cluster.apply(names.SECRET, metadata)
     return live
 
 

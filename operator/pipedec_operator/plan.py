@@ -1,19 +1,22 @@
 """Desired and observed -> what to do. Pure.
 
 An object is left alone when it *has* what we ask for: what the API server defaults, or others add (a `kubectl rollout
-restart`, an injected annotation), is no drift. What we ask for is stated in full in every apply, so the server drops
-a field that we no longer name; that we no longer name it shows in the spec hash.
+restart`, an injected annotation), is no drift, but in the few maps that an addition would change the meaning of. What
+we ask for is stated in full in every apply, so the server drops a field that we no longer name; that we no longer
+name it shows in the spec hash.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from pipedec_operator.names import Object
 
+# Maps in which an added entry is drift: it would select other pods, or contradict the rest.
+_EXACT = frozenset({"selector", "podSelector", "matchLabels", "strategy"})
 # What tells the items of a list apart, most telling first; lists of items with none of these are compared whole.
 _LIST_KEYS = ("name", "mountPath", "containerPort", "uid")
 _UNITS = {
@@ -25,10 +28,14 @@ _UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """State an object. `force` takes fields back from others; only ever for what is ours already."""
+    """State an object that is not there yet, or is not as asked.
+
+    `excess` is a merge patch that first takes away what an apply cannot, because others added it; else empty.
+    """
 
     child: Object
-    force: bool
+    fresh: bool = False
+    excess: Object = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,11 @@ def plan(desired: Iterable[Object], observed: Iterable[Object], uid: str) -> Pla
     for identity, child in wanted.items():
         live = there.get(identity)
         if live is None:
-            actions.append(Apply(child, force=False))
+            actions.append(Apply(child, fresh=True))
         elif owner(live) not in (uid, None):
             obstacles.append(f"{describe(child)} belongs to another resource, and is waited for until it is gone")
         elif not terminating(live) and not satisfied(child, live):
-            actions.append(Apply(child, force=True))
+            actions.append(Apply(child, excess=excess(child, live)))
     for identity, child in there.items():
         if identity not in wanted and owner(child) == uid and not terminating(child):
             actions.append(Delete(child))
@@ -98,13 +105,30 @@ def satisfied(desired: object, live: object) -> bool:
         case dict():
             if not isinstance(live, dict):
                 return desired == {} and live is None
-            return all(satisfied(value, live.get(name)) for name, value in desired.items())
+            return all(satisfied(value, live.get(name)) for name, value in desired.items()) and not excess(
+                desired, live
+            )
         case list():
             return _satisfied_list(desired, live if isinstance(live, list) else [])
         case None | False | "" | 0:
             return live is None or live == desired  # the API server leaves out what is empty
         case _:
             return desired == live or _same_quantity(desired, live)
+
+
+def excess(desired: Object, live: Object) -> Object:
+    """A merge patch that leaves in the exact maps of `live` what `desired` has there, and nothing more."""
+    patch: Object = {}
+    for name, value in desired.items():
+        there = live.get(name)
+        if not isinstance(value, dict) or not isinstance(there, dict):
+            continue
+        inner = excess(value, there)
+        if name in _EXACT and (extra := there.keys() - value.keys()):
+            inner = value | inner | dict.fromkeys(sorted(extra))
+        if inner:
+            patch[name] = inner
+    return patch
 
 
 def _satisfied_list(desired: list[Any], live: list[Any]) -> bool:

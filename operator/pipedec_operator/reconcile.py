@@ -106,16 +106,14 @@ class Reconciler:
 
     def _apply(self, kind: Kind, action: Apply, uid: str) -> Object:
         child = action.child
-        try:
-            return self._cluster.apply(kind, child, action.force)
-        except ClusterError as error:
-            if error.code != 409 or action.force:
-                raise
-            # There is such an object, without our label: ours, edited, or somebody's.
+        if action.fresh:
+            # Without our label, but perhaps there: ours, edited, or somebody's.
             there = self._cluster.get(kind, child["metadata"]["namespace"], child["metadata"]["name"])
-            if there is None or owner(there) == uid:
-                return self._cluster.apply(kind, child, force=True)
-            raise ClusterError(403, "NotOurs", "there is one of that name that is not this resource's") from error
+            if there is not None and owner(there) != uid:
+                raise ClusterError(403, "NotOurs", "there is one of that name that is not this resource's")
+        if action.excess:
+            self._cluster.patch(kind, child, action.excess)
+        return self._cluster.apply(kind, child)
 
     def _remember(self, child: Object, result: Object) -> None:
         """Notes what an apply left unlike what it asked for, because something in the cluster rewrites it."""

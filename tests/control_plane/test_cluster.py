@@ -75,13 +75,16 @@ def api(server: Scripted, counted: list[tuple[str, int]]) -> Iterator[ApiServer]
     client.rest_client.pool_manager.clear()
 
 
-def test_apply_is_server_side_and_forces_only_if_asked(api: ApiServer, server: Scripted) -> None:
-    for force in (False, True):
-        api.apply(names.WORKLOAD, CHILD, force)
-    path = "/apis/apps/v1/namespaces/lab/deployments/lion?fieldManager=pipedec-operator&force="
-    assert server.seen == [
-        ("PATCH", f"{path}{force}", CHILD, "application/apply-patch+yaml") for force in ("false", "true")
-    ]
+def test_apply_is_server_side_and_takes_fields_back(api: ApiServer, server: Scripted) -> None:
+    api.apply(names.WORKLOAD, CHILD)
+    path = "/apis/apps/v1/namespaces/lab/deployments/lion?fieldManager=pipedec-operator&force=true"
+    assert server.seen == [("PATCH", path, CHILD, "application/apply-patch+yaml")]
+
+
+def test_a_patch_is_merged(api: ApiServer, server: Scripted) -> None:
+    api.patch(names.SERVICE, CHILD, {"spec": {"a": None}})
+    path = "/api/v1/namespaces/lab/services/lion?fieldManager=pipedec-operator"
+    assert server.seen == [("PATCH", path, {"spec": {"a": None}}, "application/merge-patch+json")]
 
 
 def test_delete_names_the_very_object(api: ApiServer, server: Scripted) -> None:
@@ -118,10 +121,17 @@ def test_errors_are_told_apart(
 ) -> None:
     server.says(code, {"reason": "Because", "message": "of this"}, Retry_After="3")
     with pytest.raises(ClusterError, match="Because: of this") as caught:
-        api.apply(names.WORKLOAD, CHILD, force=True)
+        api.apply(names.WORKLOAD, CHILD)
     assert (caught.value.code, caught.value.passing, caught.value.retry_after) == (code, passing, 3)
     assert counted == [("PATCH", code)]
     assert len(server.seen) == 1  # not repeated behind our back
+
+
+def test_a_malformed_apply_is_the_specs_fault(api: ApiServer, server: Scripted) -> None:
+    server.says(500, {"message": "failed to create typed patch object: .spec.x: expected map"})
+    with pytest.raises(ClusterError) as caught:
+        api.apply(names.WORKLOAD, CHILD)
+    assert not caught.value.passing
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b""])

@@ -33,10 +33,10 @@ def test_nothing_is_done_when_all_is_there() -> None:
     assert plan(wanted, map(live, wanted), UID).actions == ()
 
 
-def test_everything_is_made_in_order_and_without_force() -> None:
+def test_everything_is_made_in_order_and_fresh() -> None:
     wanted = desired()
     actions = plan(wanted, [], UID).actions
-    assert actions == tuple(Apply(child, force=False) for child in wanted)
+    assert actions == tuple(Apply(child, fresh=True) for child in wanted)
     kinds = [action.child["kind"] for action in actions]
     assert kinds.index("ServiceAccount") < kinds.index("ConfigMap") < kinds.index("Service") < kinds.index("Deployment")
 
@@ -45,7 +45,7 @@ def test_everything_is_made_in_order_and_without_force() -> None:
 def test_a_missing_child_is_made(index: int) -> None:
     wanted = desired()
     there = [live(child) for i, child in enumerate(wanted) if i != index]
-    assert plan(wanted, there, UID).actions == (Apply(wanted[index], force=False),)
+    assert plan(wanted, there, UID).actions == (Apply(wanted[index], fresh=True),)
 
 
 @pytest.mark.parametrize("index", range(len(children())), ids=list(children()))
@@ -53,7 +53,7 @@ def test_a_child_whose_labels_were_edited_is_repaired(index: int) -> None:
     wanted = desired()
     there = [live(child) for child in wanted]
     there[index]["metadata"]["labels"]["app.kubernetes.io/part-of"] = "something else"
-    assert plan(wanted, there, UID).actions == (Apply(wanted[index], force=True),)
+    assert plan(wanted, there, UID).actions == (Apply(wanted[index]),)
 
 
 def _scale(workload: Object) -> None:
@@ -81,9 +81,37 @@ def test_an_edited_deployment_is_repaired(edit: Any) -> None:
     wanted = children()
     there = {name: live(child) for name, child in wanted.items()}
     edit(there["Deployment/lion-0-stage-0"])
-    assert plan(wanted.values(), there.values(), UID).actions == (
-        Apply(wanted["Deployment/lion-0-stage-0"], force=True),
-    )
+    assert plan(wanted.values(), there.values(), UID).actions == (Apply(wanted["Deployment/lion-0-stage-0"]),)
+
+
+def _surge(workload: Object) -> None:
+    workload["spec"]["strategy"] = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}
+
+
+def _narrow(service: Object) -> None:
+    service["spec"]["selector"]["app"] = "edited"
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "excess"),
+    [
+        (
+            "Deployment/lion-0-stage-0",
+            _surge,
+            {"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}}},
+        ),
+        (
+            "Service/lion",
+            _narrow,
+            {"spec": {"selector": {"app": None, **children()["Service/lion"]["spec"]["selector"]}}},
+        ),
+    ],
+)
+def test_an_addition_that_changes_the_meaning_is_taken_away(name: str, edit: Any, excess: Object) -> None:
+    wanted = children()
+    there = {name: live(child) for name, child in wanted.items()}
+    edit(there[name])
+    assert plan(wanted.values(), there.values(), UID).actions == (Apply(wanted[name], excess=excess),)
 
 
 def test_what_others_add_is_no_drift() -> None:
@@ -100,7 +128,7 @@ def test_a_field_that_is_no_longer_asked_for_shows_in_the_hash() -> None:
     there = [live(before["Deployment/lion-0-stage-0"])]
     wanted = [after["Deployment/lion-0-stage-0"]]
     assert satisfied({"spec": {"nodeSelector": {}}}, {"spec": {"nodeSelector": {"gpu": "small"}}})
-    assert plan(wanted, there, UID).actions == (Apply(wanted[0], force=True),)
+    assert plan(wanted, there, UID).actions == (Apply(wanted[0]),)
 
 
 def test_what_is_no_longer_asked_for_is_deleted() -> None:
