@@ -38,6 +38,8 @@ def main(
     registry = service_registry()
     metrics = OperatorMetrics(registry)
     cluster = connect(metrics.count_call)
+    if cluster.first_known((names.RESOURCE,)) is None:
+        raise PipeDecError(f"this cluster does not know {names.PLURAL}.{names.GROUP}; apply crds/ first")
     setting = Setting(
         stage_image=stage_image,
         draft_image=draft_image,
@@ -55,12 +57,10 @@ async def _serve(keeper: Keeper, setting: Setting, workers: int, health: Health,
     kinds = (names.POD, *setting.kinds)
     handlers, ready = kopf.OperatorRegistry(), asyncio.Event()
     register(handlers, keeper, kinds)
-    chosen = settings(kinds)
-    chosen.scanning.disabled = bool(namespaces)  # a namespaced role may not list what the whole cluster has
     operator = asyncio.create_task(
         kopf.operator(
             registry=handlers,
-            settings=chosen,
+            settings=settings(kinds),
             standalone=True,
             clusterwide=not namespaces,
             namespaces=namespaces,

@@ -98,6 +98,7 @@ def register(registry: kopf.OperatorRegistry, keeper: Keeper, kinds: Iterable[Ki
 def settings(kinds: Iterable[Kind]) -> kopf.OperatorSettings:
     """kopf's settings: watches that notice when they are dead, and carry nothing that is not ours."""
     chosen = kopf.OperatorSettings()
+    chosen.scanning.disabled = True  # it would need to list all CRDs and namespaces; the CRD is there at the start
     chosen.posting.enabled = False  # events are told by the reconciler, on transitions
     chosen.networking.connect_timeout, chosen.networking.request_timeout = 10, 30
     chosen.watching.server_timeout, chosen.watching.client_timeout = 300, 330

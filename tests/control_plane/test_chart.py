@@ -1,0 +1,111 @@
+"""The chart as helm renders it. Needs helm, so it is one of the tests that run beside a cluster."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipedec_operator.names import Object
+
+pytestmark = pytest.mark.e2e
+
+CHART = Path(__file__).parents[2] / "charts" / "pipedec"
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False)
+
+
+def render(*values: str) -> list[Object]:
+    settings = [argument for value in values for argument in ("--set", value)]
+    result = helm("template", "release", str(CHART), "--namespace", "home", *settings)
+    assert result.returncode == 0, result.stderr
+    return [each for each in yaml.safe_load_all(result.stdout) if each]
+
+
+def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:
+    return [each for each in objects if each["kind"] == kind]
+
+
+def test_lint() -> None:
+    result = helm("lint", "--strict", str(CHART))
+    assert result.returncode == 0, result.stdout
+
+
+def test_by_default_it_keeps_the_whole_cluster() -> None:
+    objects = render()
+    (deployment,) = of_kind(objects, "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "pipedec/operator:0.1.0"
+    assert not any(argument.startswith("--namespace") for argument in container["args"])
+    assert len(of_kind(objects, "ClusterRoleBinding")) == 1
+    assert of_kind(objects, "Role") == []
+    for kind in ("PodMonitor", "PrometheusRule", "ConfigMap"):
+        assert of_kind(objects, kind) == []
+
+
+def test_with_namespaces_it_has_no_cluster_role() -> None:
+    objects = render("watchNamespaces={a,b}", "rbac.aggregate=false")
+    assert [role["metadata"]["namespace"] for role in of_kind(objects, "Role")] == ["a", "b"]
+    assert {each["subjects"][0]["namespace"] for each in of_kind(objects, "RoleBinding")} == {"home"}
+    assert of_kind(objects, "ClusterRole") == []
+    (deployment,) = of_kind(objects, "Deployment")
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert [each for each in arguments if each.startswith("--namespace")] == ["--namespace=a", "--namespace=b"]
+
+
+def test_users_roles_include_the_resource() -> None:
+    roles = {
+        label: role
+        for role in of_kind(render(), "ClusterRole")
+        for label in role["metadata"]["labels"]
+        if "aggregate-to" in label
+    }
+    assert {label.rpartition("-")[2] for label in roles} == {"view", "edit", "admin"}
+    view = roles["rbac.authorization.k8s.io/aggregate-to-view"]["rules"][0]
+    assert view["verbs"] == ["get", "list", "watch"]
+
+
+def test_monitoring_is_there_when_asked_for() -> None:
+    objects = render(
+        "metrics.podMonitor.enabled=true", "metrics.prometheusRule.enabled=true", "metrics.dashboards.enabled=true"
+    )
+    assert len(of_kind(objects, "PodMonitor")) == len(of_kind(objects, "PrometheusRule")) == 1
+    (dashboards,) = of_kind(objects, "ConfigMap")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_a_digest_goes_before_a_tag() -> None:
+    digest = "sha256:" + "0" * 64
+    (deployment,) = of_kind(render("image.tag=x", f"image.digest={digest}"), "Deployment")
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == f"pipedec/operator@{digest}"
+
+
+def test_pods_are_hardened() -> None:
+    objects = render()
+    for spec in (of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"], of_kind(objects, "Pod")[0]["spec"]):
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in spec["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_test_asks_the_pipeline_that_is_named() -> None:
+    (pod,) = of_kind(render("test.deployment=lion"), "Pod")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["spec"]["containers"][0]["args"] == ["--namespace=home", "--name=lion"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["imagee.tag=1", "workers=0", "logLevel=LOUD", "watchNamespaces=a", "image.digest=latest", "rbac.create=maybe"],
+)
+def test_a_wrong_value_is_refused(value: str) -> None:
+    result = helm("template", str(CHART), "--set", value)
+    assert result.returncode != 0
+    assert value.split("=")[0].split(".")[0] in result.stderr
