@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ from urllib.parse import quote
 
 import yaml
 
+from pipedec.cli.ports import LOOPBACK, available, free_ports
 from pipedec.cli.supervisor import Program
 from pipedec.config import DraftConfig, ProcessConfig, StageConfig, child_environment
-from pipedec.errors import ManifestError, PipeDecError
+from pipedec.errors import ManifestError
 from pipedec.spec import PipeDecDeployment, PodSettings, parse_manifest
 from pipedec.wire.keys import generate_keys
-
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,8 @@ def plan_processes(manifest: PipeDecDeployment, run: Path, cache: Path, local: L
     file.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
     generate_keys(run / "keys")
     stages = spec.pipeline.num_stages
-    port = _endpoint_port(local.host, spec.serving.port if local.port is None else local.port)
-    control, *metrics = _free_ports(1 + stages)
+    port = available(local.host, spec.serving.port if local.port is None else local.port)
+    control, *metrics = free_ports(1 + stages)
     threads = spec.serving.threads or max(1, len(os.sched_getaffinity(0)) // (1 + stages))
     devices = _dealt(local.devices, 1 + stages)
 
@@ -145,23 +143,3 @@ def _reachable(host: str) -> str:
     """An address at which this machine reaches what listens on `host`."""
     wildcard = {"0.0.0.0": LOOPBACK, "::": "[::1]"}
     return wildcard.get(host, f"[{host}]" if ":" in host else host)
-
-
-def _endpoint_port(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.create_server((host, port), family=family) as probe:
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        raise PipeDecError(
-            f"port {port} of {host} cannot be listened on ({error.strerror}); choose another with --port, "
-            "or end the program that has it"
-        ) from error
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

@@ -16,6 +16,7 @@ from pipedec.errors import PipeDecError
 
 LOADING_POLL, SERVING_POLL = 0.2, 1.0  # seconds between questions
 GRACE_BEYOND_DRAIN = 10.0  # seconds for a process to end once no request runs
+_TOLD_LEVELS = ("WARNING", "ERROR", "CRITICAL")
 _TOLD_LINES = 12  # of a program that ended
 
 
@@ -33,9 +34,13 @@ async def serve(
     Returns whether `when_ready` came to its end. Raises `PipeDecError` naming the process that ended the pipeline.
     """
     board = Board(list(pipeline.probes))
-    observer = Observer(line=_Lines(verbose), exited=lambda exit, delay: _tell_exit(exit, delay))
+
+    def show(name: str, text: str) -> None:
+        if verbose or (not supervisor.stopping and any(f" {level} " in text for level in _TOLD_LEVELS)):
+            notes.print(f"{name} | {text}", style="dim")
+
     grace = pipeline.drain_seconds + GRACE_BEYOND_DRAIN
-    supervisor = Supervisor(pipeline.programs, observer, restart=False, grace=grace)
+    supervisor = Supervisor(pipeline.programs, Observer(line=show, exited=_tell_exit), restart=False, grace=grace)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, supervisor.stop)
@@ -70,7 +75,7 @@ async def _work(
         await asyncio.sleep(LOADING_POLL)
     board.close()
     supervisor.restart = restart
-    watching = asyncio.create_task(_watch(pipeline.probes["draft"]))
+    watching = asyncio.create_task(_watch(pipeline.probes["draft"], supervisor))
     try:
         await when_ready()
     finally:
@@ -85,12 +90,12 @@ async def _look(pipeline: LocalPipeline, board: Board) -> bool:
     return bool(reasons[0])
 
 
-async def _watch(url: str) -> None:
+async def _watch(url: str, supervisor: Supervisor) -> None:
     """Tell when a pipeline that was ready is not, and when it is again."""
     told = ""
-    while True:
+    while not supervisor.stopping:
         reason = await asyncio.to_thread(not_ready, url)
-        if bool(reason) != bool(told):
+        if not supervisor.stopping and bool(reason) != bool(told):
             notes.print(f"not ready: {reason}" if reason else "ready again", style="yellow" if reason else "green")
             told = reason
         await asyncio.sleep(SERVING_POLL)
@@ -113,17 +118,6 @@ def _message(body: str) -> str:
         return str(json.loads(body)["error"]["message"])
     except (ValueError, TypeError, KeyError):
         return body.strip() or "not ready"
-
-
-class _Lines:
-    """Shows the processes' log lines: all, or warnings and errors alone."""
-
-    def __init__(self, verbose: bool) -> None:
-        self._verbose = verbose
-
-    def __call__(self, name: str, text: str) -> None:
-        if self._verbose or any(f" {level} " in text for level in ("WARNING", "ERROR", "CRITICAL")):
-            notes.print(f"{name} | {text}", style="dim")
 
 
 def _tell_exit(exit: Exit, delay: float | None) -> None:

@@ -74,6 +74,10 @@ class Supervisor:
                 _signal(process, signal.SIGKILL)
         self._stopping.set()
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
     async def run(self) -> Exit | None:
         """Returns when all have ended: the exit that ended them, or None after `stop`."""
         keepers = {program.name: asyncio.create_task(self._keep(program)) for program in self._programs}

@@ -1,0 +1,53 @@
+"""TCP ports for processes that are told their port before they listen."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipedec.errors import PipeDecError
+
+LOOPBACK = "127.0.0.1"
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def available(host: str, port: int) -> int:
+    """The port, or for 0 some free one, once it is certain that it can be listened on. Raises `PipeDecError`."""
+    if port == 0:
+        return free_ports(1, host)[0]
+    try:
+        _try(host, port)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise PipeDecError(
+            f"port {port} of {host} cannot be had ({reason}); choose another with --port, or end what has it"
+        ) from error
+    return port
+
+
+def free_ports(count: int, host: str = LOOPBACK) -> list[int]:
+    """Ports that nothing listens on, and that no outgoing connection is given either.
+
+    A port of the ephemeral range will not do: a peer that already tries to connect to it may be given that very port
+    as its own, and then talks to itself while the listener finds its address taken.
+    """
+    found = _free(host)
+    return [next(found) for _ in range(count)]
+
+
+def _free(host: str) -> Iterator[int]:
+    lowest = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 0
+    candidates = range(10000, lowest if lowest > 12000 else 32768)
+    for port in random.sample(candidates, len(candidates)):
+        try:
+            _try(host, port)
+        except OSError:
+            continue
+        yield port
+
+
+def _try(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    socket.create_server((host, port), family=family).close()

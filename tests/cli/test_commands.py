@@ -1,0 +1,108 @@
+"""The commands that run no pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import pipedec
+from pipedec.cli import app
+from tests.core.test_partition import SMOLLM2
+
+MANIFEST = """
+apiVersion: pipedec.dev/v1alpha1
+kind: PipeDecDeployment
+metadata: {name: small}
+spec:
+  model: {uri: "file://FOLDER", dtype: bfloat16}
+  draft: {targetLayers: 2}
+  pipeline: {PIPELINE}
+"""
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner(env={"COLUMNS": "160", "TERM": "dumb"}).invoke(app, arguments, prog_name="pipedec")
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(SMOLLM2))
+    file = tmp_path / "manifest.yaml"
+    file.write_text(MANIFEST.replace("FOLDER", str(tmp_path)).replace("PIPELINE", "stages: 2"))
+    return file
+
+
+def test_a_valid_manifest_is_said_to_be_valid(file: Path) -> None:
+    code, out, _ = run("validate", "-f", str(file))
+    assert code == 0
+    assert out.startswith("small is valid: file:///")
+    assert "in 2 stages, draft: its first 2 layers, policy adaptive, 16 requests at a time" in out
+
+
+def test_an_invalid_one_is_explained_without_a_trace(file: Path) -> None:
+    file.write_text(file.read_text().replace("stages", "stagse").replace("bfloat16", "int8"))
+    code, out, err = run("validate", "-f", str(file))
+    assert (code, out) == (1, "")
+    assert err.startswith("error: 2 problems in the manifest:\n")
+    assert "spec.pipeline.stagse: is not a field of the manifest. Did you mean stages?" in err
+    assert "Traceback" not in err
+
+
+def test_the_split_is_shown(file: Path) -> None:
+    code, out, _ = run("split", "-f", str(file))
+    rows = [[cell.strip() for cell in line.strip("│ \n").split("│")] for line in out.splitlines() if line[:1] == "│"]
+    assert code == 0
+    assert rows == [
+        ["0", "0-18", "embedding", "0.19 GB", "0.13 GB", "100%"],
+        ["1", "19-29", "norm and LM head", "0.13 GB", "0.13 GB", "100%"],
+    ]
+
+
+def test_a_split_that_does_not_fit_is_refused(file: Path) -> None:
+    file.write_text(file.read_text().replace("stages: 2", "stages: 31"))
+    code, _, err = run("split", "-f", str(file))
+    assert code == 1
+    assert "spec.pipeline.stages: is 31, but the model has 30 layers" in err
+
+
+def test_models_are_prepared_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPEDEC_MODEL_CACHE", str(tmp_path / "cache"))
+    assert run("models", "prepare", f"file://{tmp_path}")[:2] == (0, f"{tmp_path}\n")
+    assert "holds no models; `pipedec models prepare" in run("models", "list")[2]
+    prepared = tmp_path / "cache" / "pypi" / "some-model"
+    prepared.mkdir(parents=True)
+    (prepared / "weights").write_bytes(bytes(3_000_000))
+    (prepared / ".complete.json").write_text('{"weights": 3000000}')
+    code, out, _ = run("models", "list")
+    assert code == 0
+    assert "pypi://some-model" in out
+    assert "3 MB" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--file", "m.yaml", "--url", "http://x"), "--file and --url exclude each other"),
+        (("--policy", "none"), "--policy needs --file"),
+        (("--file", "m.yaml"), "m.yaml: cannot be read (No such file or directory)"),
+    ],
+)
+def test_contradictions_are_refused(arguments: tuple[str, ...], words: str) -> None:
+    code, _, err = run("generate", "hello", *arguments)
+    assert code == 1
+    assert words in err
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version")[:2] == (0, f"{pipedec.__version__}\n")
+
+
+def test_every_command_explains_itself() -> None:
+    for command in ("up", "generate", "validate", "split", "models"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert f"Usage: pipedec {command}" in out
