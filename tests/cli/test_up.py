@@ -1,0 +1,127 @@
+"""`pipedec up` and `pipedec generate` as a user runs them, with the real services and a tiny model."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+
+import psutil
+import pytest
+from transformers import AutoTokenizer
+
+from tests.tiny import reference_greedy, tiny_model
+
+PIPEDEC = (sys.executable, "-m", "pipedec.cli")
+PROMPT = "Hello"
+MANIFEST = """
+apiVersion: pipedec.dev/v1alpha1
+kind: PipeDecDeployment
+metadata: {name: tiny}
+spec:
+  model: {uri: "file://MODEL", dtype: float32}
+  draft: {targetLayers: 2}
+  pipeline: {stages: 2}
+  serving: {maxSequences: 2, maxContext: 128, threads: 1, drainSeconds: 5}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def manifest(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("manifest") / "tiny.yaml"
+    file.write_text(MANIFEST.replace("MODEL", str(model)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> str:
+    """What transformers' generate() says."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    ids = tokenizer(PROMPT)["input_ids"]
+    return str(tokenizer.decode(reference_greedy(model, ids, 24), skip_special_tokens=True))
+
+
+class Up:
+    """A running `pipedec up`."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            (*PIPEDEC, "up", *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self._lines: Queue[str] = Queue()
+        self._told = ""
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            for line in lines:
+                self._lines.put(line)
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """The first match in what it says from here on."""
+        while not (found := re.search(pattern, self._told)):
+            self._told += self._lines.get(timeout=120)
+        self._told = self._told[found.end() :]
+        return found
+
+    def services(self) -> dict[str, psutil.Process]:
+        """The processes it runs, by what they are."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return {child.environ().get("PIPEDEC_STAGE_INDEX", "draft"): child for child in children}
+
+    def interrupt(self) -> int:
+        services = self.services().values()
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(60)
+        _, left = psutil.wait_procs(services, 10)
+        assert left == []
+        self._reader.join()
+        return code
+
+
+@pytest.fixture
+def up(manifest: Path) -> Iterator[Up]:
+    running = Up("-f", str(manifest), "--port", "0")
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+
+
+def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = (*PIPEDEC, "generate", "--raw", "--max-tokens", "24", PROMPT, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_it_serves_survives_a_killed_stage_and_ends_cleanly(up: Up, expected: str) -> None:
+    url = up.until(r"tiny is served at (http://127\.0\.0\.1:\d+)/v1 by 2 stages")[1]
+    answer = generate("--url", url)
+    assert (answer.returncode, answer.stdout) == (0, expected + "\n")
+    assert re.search(r"24 tokens in .* tokens/s.*hit rate \d+%, \d\.\d\d tokens per step", answer.stderr)
+
+    up.services()["1"].send_signal(signal.SIGKILL)
+    up.until("stage 1 was killed by SIGKILL; it is started again in 1 s")
+    up.until("ready again")
+    assert generate("--url", f"{url}/v1/").stdout == expected + "\n"
+
+    assert up.interrupt() == 0
+
+
+def test_a_pipeline_for_one_request(manifest: Path, expected: str) -> None:
+    alone = manifest.with_name("one-stage.yaml")
+    alone.write_text(manifest.read_text().replace("stages: 2", "stages: 1"))
+    answer = generate("-f", str(alone), "--policy", "none")
+    assert (answer.returncode, answer.stdout) == (0, expected + "\n"), answer.stderr
