@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: install  ## a pipeline of processes on this machine: SmolLM2, 4 stages and a draft, one completion over HTTP
-	$(BIN)/python examples/demo.py
+	$(BIN)/pipedec generate -f examples/smollm2.yaml --temperature 0 --max-tokens 64 "Why is the sky blue?"
 
 test: lint unit  ## everything that needs no cluster
 
@@ -31,6 +31,9 @@ lint: install  ## style, types and import contracts
 
 unit: install
 	$(BIN)/pytest -m "not e2e"
+
+e2e: install  ## on a cluster: images, chart, a completion from inside; needs KUBECONFIG, kubectl and helm
+	$(BIN)/pytest -m e2e
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Settings of the whole suite. Before torch is imported: its models are tiny, and more threads only wait for each other."""
+"""Settings of the whole suite, before torch is imported: with tiny models, more threads only wait for each other."""
 
 from __future__ import annotations
 
