@@ -39,11 +39,16 @@ async def serve(
         if verbose or (not supervisor.stopping and any(f" {level} " in text for level in _TOLD_LEVELS)):
             notes.print(f"{name} | {text}", style="dim")
 
+    def interrupt() -> None:
+        if not supervisor.stopping:
+            notes.print("ending after the requests that run; Ctrl-C again ends at once", style="dim")
+        supervisor.stop()
+
     grace = pipeline.drain_seconds + GRACE_BEYOND_DRAIN
     supervisor = Supervisor(pipeline.programs, Observer(line=show, exited=_tell_exit), restart=False, grace=grace)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, supervisor.stop)
+        loop.add_signal_handler(number, interrupt)
     running = asyncio.create_task(supervisor.run())
     work = asyncio.create_task(_work(pipeline, board, supervisor, when_ready, restart))
     try:
