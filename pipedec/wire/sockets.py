@@ -203,11 +203,15 @@ class Link:
         return None
 
     def _send(self, frames: Sequence[Buffer]) -> bool:
-        try:
-            self.pollable.send_multipart(frames, zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return False
-        return True
+        for _ in range(2):
+            try:
+                self.pollable.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                return True
+            except zmq.Again:
+                # libzmq looks only about once a millisecond whether a full queue has drained, unless it is asked.
+                if not self.pollable.poll(0, zmq.POLLOUT):
+                    break
+        return False
 
 
 class _Bound(Link):
@@ -266,8 +270,9 @@ class DataSender(Link):
     events = zmq.POLLOUT
 
     def __init__(self, transport: Transport, address: str, *, credits: int) -> None:
-        # Immediate: nothing is queued for a peer that is not there. Nothing ever comes back but ZMTP's own commands.
-        socket = transport.connect(zmq.PUSH, address, sndhwm=credits, immediate=1, maxmsgsize=MAX_CONTROL_BYTES)
+        # Immediate: nothing is queued for a peer that is not there. Twice the credits, because libzmq learns of free
+        # places only when half of them are. Nothing ever comes back but ZMTP's own commands.
+        socket = transport.connect(zmq.PUSH, address, sndhwm=2 * credits, immediate=1, maxmsgsize=MAX_CONTROL_BYTES)
         super().__init__(transport, socket)
         self.address = address
 

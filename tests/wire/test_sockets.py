@@ -180,6 +180,19 @@ def test_a_flood_of_malformed_messages_does_not_hold_the_loop(open_transport: Op
     assert receiver.malformed == 3 * DROPS_PER_RECEIVE
 
 
+@pytest.mark.parametrize("credits", [1, 2, 4])
+def test_who_keeps_to_the_credits_is_never_held_up(open_transport: Open, credits: int) -> None:
+    transport = open_transport(INSECURE)
+    receiver = verdict_receiver(transport, HERE, credits=credits)
+    sender = DataSender(transport, receiver.address, credits=credits)
+    assert sender.connected(DEADLINE)
+    for step in range(credits - 1):
+        assert sender.send(encode(Verdict(1, step)))
+    for step in range(300):
+        assert sender.send(encode(Verdict(1, step + credits - 1)))
+        assert receive(receiver, receiver.receive) == Verdict(1, step)
+
+
 def test_a_frame_over_the_limit_ends_the_connection_alone(open_transport: Open, keys: Keys) -> None:
     transport = open_transport(keys)
     server = ControlServer(transport, HERE)
