@@ -77,7 +77,7 @@ class Report:
 
 
 class Lane(Protocol):
-    """One way from a process to the next: bind, connect, then relay."""
+    """One way from a process to the next: bind, connect, relay, close."""
 
     address: str
 
@@ -86,6 +86,8 @@ class Lane(Protocol):
     def send(self, frames: tuple[Buffer, ...]) -> None: ...
 
     def receive(self) -> tuple[Buffer, ...]: ...
+
+    def close(self) -> None: ...
 
 
 class TcpLane:
@@ -115,6 +117,10 @@ class TcpLane:
             view = view[count:]
         return (memoryview(self._buffer),)
 
+    def close(self) -> None:
+        for opened in (self._outgoing, self._incoming, self._listener):
+            opened.close()
+
 
 class WireLane:
     """The product's data link, with everything that a stage does to a batch but computing."""
@@ -140,6 +146,9 @@ class WireLane:
         assert received.activation is not None
         return (received.header, *encode_activation(received.activation))
 
+    def close(self) -> None:
+        self._transport.close()
+
 
 def open_lanes(load: Load, keys: Keys) -> list[Lane]:
     return [TcpLane(load), WireLane(load, INSECURE), WireLane(load, keys)]
@@ -152,6 +161,8 @@ def relay(pipe: Connection, load: Load, keys: Keys, rounds: int) -> None:
     for _ in range(rounds):
         for lane in lanes:
             lane.send(lane.receive())
+    for lane in lanes:
+        lane.close()
 
 
 def connect(lanes: list[Lane], tell: Callable[[list[str]], None], hear: Callable[[], list[str]]) -> None:
@@ -191,6 +202,8 @@ def measure(stages: int, load: Load, rounds: int) -> Report:
             times.append(1000 * (time.perf_counter() - start) / (stages + 1))
             if b"".join(bytes(frame) for frame in returned) != b"".join(bytes(frame) for frame in frames):
                 raise RuntimeError("what came back is not what was sent")
+    for lane in lanes:
+        lane.close()
     for process in processes:
         process.join()
     bare, plain, curve = (statistics.median(times[WARM_UP:]) for times in samples)
