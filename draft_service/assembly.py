@@ -27,7 +27,7 @@ from pipedec.model.devices import choose_device
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
 from pipedec.model.shape import ModelShape, model_shape, read_config
-from pipedec.models import resolve
+from pipedec.models import identity, resolve
 from pipedec.partition import split_layers
 from pipedec.policy import make_policy
 from pipedec.revision import revision
@@ -44,6 +44,7 @@ class LoadedModels:
 
     resource: PipeDecDeployment
     split: tuple[tuple[int, int], ...]
+    revision: str
     info: EngineInfo
     tokenizer: Tokenizer
     draft: Drafter | None
@@ -75,7 +76,8 @@ def load_models(config: DraftConfig) -> LoadedModels:
             folder = resolve(spec.draft.uri, config.model_cache, fetching, claims=config.claims_dir)
         draft = _load_draft(config, resource, folder, shape, slots)
     info = EngineInfo(resource.served_name, context, shape.vocab_size)
-    return LoadedModels(resource, split, info, load_tokenizer(path), draft)
+    ours = revision(spec, split, PROTOCOL_VERSION, identity(path))
+    return LoadedModels(resource, split, ours, info, load_tokenizer(path), draft)
 
 
 def _load_draft(
@@ -119,7 +121,7 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
     )
     members = Members(
         stages,
-        revision(spec, models.split, PROTOCOL_VERSION),
+        models.revision,
         verdicts.address,
         first_epoch=int(time.time() * 1000),  # above every epoch of the heads before this one
         num_layers=models.split[-1][1],

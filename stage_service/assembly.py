@@ -16,10 +16,10 @@ from pipedec.model.devices import choose_device
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
 from pipedec.model.shape import model_shape, read_config
-from pipedec.models import resolve
+from pipedec.models import identity, resolve
 from pipedec.partition import split_layers
 from pipedec.revision import revision
-from pipedec.spec import DeploymentSpec, load_manifest
+from pipedec.spec import load_manifest
 from pipedec.wire.messages import PROTOCOL_VERSION, Register
 from pipedec.wire.sockets import Bind, Transport, batch_receiver
 from stage_service.loop import StageLoop
@@ -65,7 +65,19 @@ def load_stage(config: StageConfig, health: Health) -> LoadedStage:
     slots = spec.kv_slots(model_shape(path).max_context)
     worker = StageWorker(SpanExecutor(model, slots), is_last=config.stage == stages - 1)
     _log.info("loaded layers %d-%d on %s, %d KV slots", model.span[0], model.span[1] - 1, model.device, slots)
-    return LoadedStage(worker, _offer(config, spec, split, slots, model.hidden_size))
+    ours = revision(spec, split, PROTOCOL_VERSION, identity(path))
+    offer = Register(
+        stage=config.stage,
+        stages=stages,
+        layers=split[config.stage],
+        revision=ours,
+        address="",
+        slots=slots,
+        incarnation=uuid.uuid4().hex,
+        width=model.hidden_size,
+        dtype=spec.model.dtype,
+    )
+    return LoadedStage(worker, offer)
 
 
 def assemble(
@@ -78,19 +90,3 @@ def assemble(
     receiver = batch_receiver(transport, where, row_bytes=row_bytes, credits=offer.stages + 2)
     register = replace(offer, address=receiver.address)
     return StageLoop(stage.worker, register, transport, receiver, config.head_address, metrics, health)
-
-
-def _offer(
-    config: StageConfig, spec: DeploymentSpec, split: tuple[tuple[int, int], ...], slots: int, width: int
-) -> Register:
-    return Register(
-        stage=config.stage,
-        stages=len(split),
-        layers=split[config.stage],
-        revision=revision(spec, split, PROTOCOL_VERSION),
-        address="",
-        slots=slots,
-        incarnation=uuid.uuid4().hex,
-        width=width,
-        dtype=spec.model.dtype,
-    )
