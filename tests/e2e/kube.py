@@ -112,7 +112,7 @@ def eventually(holds: Callable[[], bool], seconds: float, what: str) -> None:
 
 def install(release: str, namespace: str) -> None:
     """The chart, with the images under test."""
-    arguments = ["--namespace", namespace, "--wait", "--timeout=5m"]
+    arguments = ["--namespace", namespace, "--wait", "--timeout=2m"]
     for key, role in (("image", "operator"), ("stageImage", "stage"), ("draftImage", "draft")):
         repository, _, tag = IMAGES[role].rpartition(":")
         arguments += ["--set", f"{key}.repository={repository}", "--set-string", f"{key}.tag={tag}"]
