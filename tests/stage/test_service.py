@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipedec.config import StageConfig
 from pipedec.model.shape import read_config
+from pipedec.models import identity
 from pipedec.partition import split_layers
 from pipedec.revision import revision
 from pipedec.sampling_params import SamplingParams
@@ -69,7 +70,7 @@ def test_a_stage_serves_its_head_and_ends_on_sigterm(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(MANIFEST.format(model=model))
     spec = load_manifest(manifest).spec
-    expected = revision(spec, split_layers(spec, read_config(model)), PROTOCOL_VERSION)
+    expected = revision(spec, split_layers(spec, read_config(model)), PROTOCOL_VERSION, identity(model))
     generate_keys(tmp_path / "keys")
     with Transport(load_keys(tmp_path / "keys")) as transport:
         head = TestHead(transport, 1, revision=expected)
