@@ -46,6 +46,10 @@ class PipelineEngine:
         return self._head.status.ready and not self._draining
 
     @property
+    def accepting(self) -> bool:
+        return self._head.status.ever_ready and not self._draining
+
+    @property
     def not_ready_reason(self) -> str:
         if self._draining:
             return "shutting down"
@@ -62,7 +66,7 @@ class PipelineEngine:
         Raises `UnavailableError`: the queue is full (429), the service is starting or shutting down, or the deadline
         has passed (503).
         """
-        if self._draining or not self._head.status.ever_ready:
+        if not self.accepting:
             raise UnavailableError(self.not_ready_reason, retry_after=5.0)
         if len(self._streams) >= self._max_requests:
             raise UnavailableError(

@@ -73,6 +73,11 @@ class Engine(Protocol):
         """Whether the pipeline is formed and a real forward pass has run."""
 
     @property
+    def accepting(self) -> bool:
+        """Whether requests are taken: also while a lost stage is on its way back, when they wait, but neither before
+        the pipeline was ready for the first time nor once it shuts down."""
+
+    @property
     def not_ready_reason(self) -> str:
         """Why not, for a person; empty when ready."""
 

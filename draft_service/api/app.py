@@ -109,7 +109,8 @@ class Endpoint:
         return JSONResponse({"status": "ok"})
 
     async def ready(self) -> JSONResponse:
-        self._check_ready()
+        if not self._engine.ready:
+            raise UnavailableError(self._engine.not_ready_reason, LOADING_RETRY_SECONDS)
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
@@ -164,13 +165,10 @@ class Endpoint:
         self._check_model(body.model)
         if body.stream_options is not None and not body.stream:
             raise RequestError("stream_options needs stream to be true", "stream_options")
-        self._check_ready()
+        if not self._engine.accepting:
+            raise UnavailableError(self._engine.not_ready_reason, LOADING_RETRY_SECONDS)
 
     def _check_model(self, name: str) -> None:
         served = self._engine.info.served_name
         if name != served:
             raise RequestError(f"there is no model {name!r} here, only {served!r}", "model", "model_not_found", 404)
-
-    def _check_ready(self) -> None:
-        if not self._engine.ready:
-            raise UnavailableError(self._engine.not_ready_reason, LOADING_RETRY_SECONDS)

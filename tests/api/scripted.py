@@ -69,6 +69,7 @@ class ScriptedEngine:
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
     info: EngineInfo = field(default_factory=lambda: EngineInfo(MODEL, CONTEXT, 258))
     ready: bool = True
+    accepting: bool = True
     not_ready_reason: str = ""
     script: Sequence[int] = ()
     statistics: RequestStatistics | None = None

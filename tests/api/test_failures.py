@@ -192,7 +192,8 @@ def test_a_failure_in_a_stream_is_an_event_and_no_end(
 
 
 def test_while_loading(http: httpx.Client, engine: ScriptedEngine) -> None:
-    engine.ready, engine.not_ready_reason = False, "stage 3 of 4 has not registered"
+    engine.ready = engine.accepting = False
+    engine.not_ready_reason = "stage 3 of 4 has not registered"
     for response in (
         http.get("/ready"),
         http.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"}),
@@ -203,3 +204,10 @@ def test_while_loading(http: httpx.Client, engine: ScriptedEngine) -> None:
         assert int(response.headers["retry-after"]) >= 1
     assert http.get("/health").status_code == 200
     assert http.get("/v1/models").status_code == 200
+
+
+def test_requests_are_taken_while_a_stage_is_on_its_way_back(http: httpx.Client, engine: ScriptedEngine) -> None:
+    """They wait in the engine; only probes are told that the pipeline is not ready."""
+    engine.ready, engine.not_ready_reason = False, "stage 3 of 4 is lost"
+    failure(http.get("/ready"), 503)
+    assert http.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"}).status_code == 200
