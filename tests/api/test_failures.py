@@ -209,5 +209,6 @@ def test_while_loading(http: httpx.Client, engine: ScriptedEngine) -> None:
 def test_requests_are_taken_while_a_stage_is_on_its_way_back(http: httpx.Client, engine: ScriptedEngine) -> None:
     """They wait in the engine; only probes are told that the pipeline is not ready."""
     engine.ready, engine.not_ready_reason = False, "stage 3 of 4 is lost"
+    engine.script = engine.tokenizer.encode("abc")
     failure(http.get("/ready"), 503)
     assert http.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"}).status_code == 200
