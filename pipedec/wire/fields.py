@@ -18,7 +18,7 @@ from pipedec.errors import ProtocolError
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import EMPTY_ROWS, NO_PARENT, Rows
 
-MAX_ROWS = 4096  # activation rows of one batch
+MAX_ROWS = 8192  # activation rows of one batch; the largest prefill chunk, tree rows and cursors of a manifest fit
 MAX_ITEMS = 65536  # elements of any other sequence
 MAX_TEXT = 1024  # characters
 
