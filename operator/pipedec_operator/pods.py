@@ -19,6 +19,7 @@ MANIFEST_DIR, KEYS_DIR, API_KEY_DIR = Path("/etc/pipedec"), Path("/var/run/piped
 CACHE_DIR, CLAIMS_DIR = Path("/var/cache/pipedec"), Path("/var/run/pipedec/claims")
 USER = 10001  # the images' own
 LOADING_SECONDS = 3600  # a kubelet kills a container that has not answered /healthz once by then
+PROBE_PATHS = {STAGE: ("/healthz", "/readyz"), DRAFT: ("/health", "/ready")}  # alive, ready
 DRAIN_NOTICE_SECONDS = 5  # between leaving the Service and SIGTERM, so that no new request meets a closed door
 
 
@@ -101,6 +102,7 @@ def _placement(settings: PodSettings) -> Object:
 def _container(resource: PipeDecDeployment, pod: Pod, settings: PodSettings, namespace: str) -> Object:
     resources = settings.resources.model_dump() if settings.resources else {}
     port = names.METRICS_PORT if pod.role == STAGE else resource.spec.serving.port
+    alive, ready = PROBE_PATHS[pod.role]
     container: Object = {
         "name": pod.role,
         "image": pod.image,
@@ -117,9 +119,9 @@ def _container(resource: PipeDecDeployment, pod: Pod, settings: PodSettings, nam
             "readOnlyRootFilesystem": not any("/" in resource for resource in resources.get("limits", {})),
         },
         # Alive means: its own loop turns. A dead peer is no reason to kill this one, which holds loaded weights.
-        "startupProbe": _probe("/healthz", port, period=2, failures=LOADING_SECONDS // 2),
-        "livenessProbe": _probe("/healthz", port, period=10, failures=3),
-        "readinessProbe": _probe("/readyz", port, period=2, failures=2),
+        "startupProbe": _probe(alive, port, period=2, failures=LOADING_SECONDS // 2),
+        "livenessProbe": _probe(alive, port, period=10, failures=3),
+        "readinessProbe": _probe(ready, port, period=2, failures=2),
     }
     if pod.role == DRAFT:
         container["lifecycle"] = {"preStop": {"exec": {"command": ["sleep", str(DRAIN_NOTICE_SECONDS)]}}}
@@ -137,7 +139,7 @@ def _probe(path: str, port: int, period: int, failures: int) -> Object:
     return {
         "httpGet": {"path": path, "port": port},
         "periodSeconds": period,
-        "timeoutSeconds": 10 if path == "/healthz" else 2,
+        "timeoutSeconds": 5,
         "failureThreshold": failures,
     }
 
