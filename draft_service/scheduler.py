@@ -122,13 +122,12 @@ class Scheduler:
         """The next batch, or None while there is nothing to send or no credit to send it."""
         if self.epoch is None or self._in_flight > self.limits.stages:
             return None
-        # Until stage 0 wants a batch, predictions would only grow stale in its queue; a certain token does not.
-        wanted = self._started >= self._step - 1
-        if wanted:
-            self._admit()
-        prefilled = self._catch_up_target() if wanted else 0
+        if self._started < self._step - 1 and not self._all_dead():
+            return None  # a batch would only grow stale in stage 0's queue
+        self._admit()
+        prefilled = self._catch_up_target()
         certain = self._certain_rows()
-        predicted = self._predicted_rows() if wanted else []
+        predicted = self._predicted_rows()
         rows = certain + predicted
         if not rows and not prefilled:
             return None  # the ops wait for the next batch
@@ -143,6 +142,12 @@ class Scheduler:
         self._step += 1
         self._in_flight += 1
         return batch
+
+    def _all_dead(self) -> bool:
+        """Whether nothing in the pipeline is worth computing: stage 0 skips what it has, and starts the next at once."""
+        return bool(self.running) and all(
+            not sequence.tree.root.sent and sequence.is_caught_up(sequence.target) for sequence in self.running.values()
+        )
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.limits.max_sequences:
@@ -225,6 +230,7 @@ class Scheduler:
         return outputs
 
     def _decide(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenEvent:
+        self.policy.observe(sequence.tree.root, token)
         step = sequence.advance(token)
         if step.hit:
             self.counts.hits += 1
@@ -315,7 +321,8 @@ class Scheduler:
         job, self._draft_job = self._draft_job, None
         for (sequence, node), children in zip(job, proposals, strict=True):
             wanted = node.position < sequence.last_position
-            sequence.tree.grow(node, children if wanted else ())
+            node.proposals = children if wanted else ()
+            sequence.tree.grow(node, self.policy.judge(node.proposals))
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where an invariant is broken. For tests, and for a service that is idle."""

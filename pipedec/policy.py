@@ -14,15 +14,19 @@ first and are not asked about, except that a policy may *hold* a cursor until it
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Literal, Protocol
 
+from pipedec.calibration import Calibration, Proposals
 from pipedec.tree import Node, PredictionTree
 
 PolicyName = Literal["none", "static-tree", "pipedec", "adaptive"]
 Choice = tuple[PredictionTree, Node]
 
+CHILD_FLOOR = math.log(1e-3)
+DRAFT_FLOOR = math.log(1e-3)
 MAX_NODES = 4096  # of one tree, beyond which the draft model rests
 
 
@@ -41,8 +45,24 @@ class Policy(Protocol):
     def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
         """Nodes for the draft model's next run, in order; each is marked drafted by the caller, likewise."""
 
+    def judge(self, proposals: Proposals) -> Proposals:
+        """What becomes of the draft model's proposals for a node: how likely they are, and which are worth keeping."""
 
-class NonePolicy:
+    def observe(self, cursor: Node, token: int) -> None:
+        """The target decided `token` after the cursor."""
+
+
+class _PlainPolicy:
+    """Takes the draft model's proposals as they are."""
+
+    def judge(self, proposals: Proposals) -> Proposals:
+        return proposals
+
+    def observe(self, cursor: Node, token: int) -> None:
+        pass
+
+
+class NonePolicy(_PlainPolicy):
     """Plain pipeline parallelism."""
 
     children = 0
@@ -57,7 +77,7 @@ class NonePolicy:
         return iter(())
 
 
-class PipeDecPolicy:
+class PipeDecPolicy(_PlainPolicy):
     """The paper's: each step the newest level's likeliest `width` children, at most `children` of each node."""
 
     def __init__(self, width: int, children: int) -> None:
@@ -80,7 +100,7 @@ class PipeDecPolicy:
                     yield tree, node
 
 
-class StaticTreePolicy:
+class StaticTreePolicy(_PlainPolicy):
     """Tree speculation: from the cursor `depth` levels of at most `width` nodes, drafted first, verified in one pass."""
 
     def __init__(self, width: int, children: int, depth: int) -> None:
@@ -124,6 +144,7 @@ class AdaptivePolicy:
 
     def __init__(self, width: int, children: int) -> None:
         self.width, self.children = width, children
+        self._calibration = Calibration()
 
     def holds(self, tree: PredictionTree) -> bool:
         return False
@@ -133,7 +154,18 @@ class AdaptivePolicy:
 
     def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
         growing = [tree for tree in trees if tree.num_nodes < MAX_NODES]
-        return islice(best_first(growing, PredictionTree.best_undrafted), self.width)
+        for tree, node in islice(best_first(growing, PredictionTree.best_undrafted), self.width):
+            if tree.logprob(node) < DRAFT_FLOOR:
+                break
+            yield tree, node
+
+    def judge(self, proposals: Proposals) -> Proposals:
+        judged = [(token, self._calibration(logprob)) for token, logprob in proposals]
+        return [(token, logprob) for token, logprob in judged if logprob > CHILD_FLOOR]
+
+    def observe(self, cursor: Node, token: int) -> None:
+        if cursor.proposals:
+            self._calibration.observe(cursor.proposals, token)
 
 
 def best_first(

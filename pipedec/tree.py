@@ -15,6 +15,8 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pipedec.calibration import Proposals
+
 NO_NODE = -1
 NO_SLOT = -1
 
@@ -33,6 +35,7 @@ class Node:
     score: float
     parent: Node | None
     children: dict[int, Node] = field(default_factory=dict)  # by token
+    proposals: Proposals = ()  # the draft model's own, before the policy judged them
     slot: int = NO_SLOT
     sent: bool = False
     drafted: bool = False
@@ -153,6 +156,7 @@ class PredictionTree:
         dead = [node for sibling in accepted.children.values() for node in sibling.subtree()]
         for node in dead:
             node.alive = False
+            node.parent = None  # no cycle is left, so that the node is freed at once
         self.num_nodes -= len(dead) + 1
         accepted.alive = False
         accepted.children = {}
