@@ -19,13 +19,14 @@ class DraftRunner:
     def __init__(self, draft: Proposer, done: Done) -> None:
         self._draft = draft
         self._done = done
+        self._broken: Exception | None = None  # what the latest reset raised
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="draft", daemon=True)
         self._thread.start()
 
     def reset(self, num_slots: int) -> None:
-        """Forget all requests before the next batch."""
-        self._queue.put(lambda: self._draft.reset(num_slots))
+        """Forget all requests before the next batch, whose outcome it is when this fails."""
+        self._queue.put(lambda: self._reset(num_slots))
 
     def propose(self, batch: Batch) -> None:
         """Evaluate a batch; `done` gets the outcome."""
@@ -40,9 +41,16 @@ class DraftRunner:
         while (job := self._queue.get()) is not None:
             job()
 
+    def _reset(self, num_slots: int) -> None:
+        self._broken = None
+        try:
+            self._draft.reset(num_slots)
+        except Exception as error:  # told with the next batch: whoever resets does not wait
+            self._broken = error
+
     def _propose(self, batch: Batch) -> None:
         try:
-            outcome: Outcome = self._draft.propose(batch)
+            outcome: Outcome = self._broken or self._draft.propose(batch)
         except Exception as error:  # whatever it is, decoding goes on without speculation; the head says so
             outcome = error
         self._done(batch.epoch, outcome)

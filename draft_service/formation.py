@@ -69,6 +69,7 @@ class _Member:
     peer: bytes
     seen: float
     joined: int = NO_EPOCH
+    begun: int = -1  # the newest step of its epoch that it is known to have begun
 
 
 @dataclass(slots=True)
@@ -107,6 +108,15 @@ class Members:
         """Everybody who is registered, present or not."""
         return tuple(member.peer for member in self._members.values())
 
+    def is_first(self, peer: bytes) -> bool:
+        """Whether this peer is stage 0."""
+        return 0 in self._members and self._members[0].peer == peer
+
+    def whereabouts(self, step: int) -> str:
+        """How far a step of this epoch is known to have come, for a person."""
+        reached = [stage for stage, member in self._members.items() if member.begun >= step]
+        return f"stage {max(reached)} has begun it" if reached else "no stage has begun it"
+
     def waiting_for(self, now: float) -> str:
         """Why the pipeline is not live, for a person; empty when it is."""
         if self.phase is Phase.LIVE:
@@ -130,7 +140,9 @@ class Members:
         member.seen = now
         actions: list[Action] = []
         if isinstance(message, Joined) and message.epoch == self.epoch and self.phase is Phase.JOINING:
-            member.joined = self.epoch
+            member.joined, member.begun = self.epoch, -1
+        if isinstance(message, Heartbeat) and message.epoch == member.joined:
+            member.begun = message.step
         if isinstance(message, Heartbeat) and message.epoch == NO_EPOCH and self._joined(member):
             actions += self._lose(f"stage {stage} has left epoch {self.epoch}")
         return actions + self._advance(now)
@@ -163,8 +175,9 @@ class Members:
         return actions
 
     def _register(self, peer: bytes, offer: Register, now: float) -> list[Action]:
-        if objection := self._objection(offer, now):
-            self._refusals[offer.stage] = objection
+        if objection := self._objection(peer, offer, now):
+            if offer.stage < self.stages:  # else a liar could fill the memory
+                self._refusals[offer.stage] = objection
             return [Send(peer, Refused(objection))]
         self._refusals.pop(offer.stage, None)
         known = self._members.get(offer.stage)
@@ -179,8 +192,10 @@ class Members:
             self._members[offer.stage] = _Member(offer, peer, now)
         return [*actions, self._beat(peer, offer.stage), *self._advance(now)]
 
-    def _objection(self, offer: Register, now: float) -> str:
+    def _objection(self, peer: bytes, offer: Register, now: float) -> str:
         """Why this stage cannot be a member; empty when it can."""
+        if offer.incarnation.encode() != peer:
+            return f"stage {offer.stage} was registered on a connection that is not its own"
         if offer.revision != self.revision:
             return f"revision {offer.revision}, but the pipeline has {self.revision}: it was made from another manifest"
         if offer.stages != self.stages or offer.stage >= self.stages:

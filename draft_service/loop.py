@@ -12,21 +12,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from draft_service.draft_runner import DraftRunner, Outcome
 from draft_service.drafter import Proposer
 from draft_service.formation import Action, EpochBegun, EpochLive, EpochLost, Members, Send
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Output, Scheduler
-from pipedec.errors import PipeDecError, UnavailableError
+from draft_service.speculation import Speculation
+from draft_service.transit import Patience, Transit
+from pipedec.errors import PipeDecError, ProtocolError, UnavailableError
 from pipedec.metrics.head import HeadState
 from pipedec.wire import codec
-from pipedec.wire.messages import BEAT_SECONDS, Shutdown, Started, Verdict
+from pipedec.wire.messages import BEAT_SECONDS, Refused, Shutdown, Started, Verdict
 from pipedec.wire.sockets import ControlServer, DataReceiver, DataSender, Poller, Transport
 from pipedec.wire.wakeup import Wakeup
 
 WARM_UP = -1  # key of the request that proves that a forward pass works before the service says it is ready
 CONNECT_SECONDS = 5.0  # for the link to stage 0, once that stage has said that it listens
-DRAFT_BACKOFF = (1.0, 60.0)  # seconds before a failed draft model is tried again: at first, and at most
+PATIENCE_SECONDS = (10.0, 120.0)  # for a batch in the pipeline: at least, and as long as none has ever come back
 
 _log = logging.getLogger(__name__)
 
@@ -55,17 +56,31 @@ class Links:
 
 
 class Head:
-    """Runs in `run`, in a thread of the caller's; ends after `stop`, or with an exception, which `run` raises."""
+    """Runs in `run`, in a thread of the caller's; ends after `stop`, or with an exception, which `run` raises.
 
-    def __init__(self, scheduler: Scheduler, members: Members, links: Links, draft: Proposer | None) -> None:
+    `patience` says how long the pipeline may take to answer a batch before the epoch is given up, `draft_patience` how
+    long the draft model may take before decoding goes on without it.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        members: Members,
+        links: Links,
+        draft: Proposer | None,
+        *,
+        patience: Patience | None = None,
+        draft_patience: Patience | None = None,
+    ) -> None:
         self._scheduler = scheduler
         self._members = members
         self._links = links
         self._notes: deque[Callable[[], None]] = deque()
         self._wakeup = Wakeup()
-        self._draft = DraftRunner(draft, self._drafted) if draft is not None else None
-        self._draft_backoff = DRAFT_BACKOFF[0]
-        self._restore_at: float | None = None
+        self._speculation: Speculation | None = None
+        if draft is not None:
+            self._speculation = Speculation(draft, scheduler, self._note, draft_patience)
+        self._transit = Transit(patience or Patience(*PATIENCE_SECONDS))
         self._sender: DataSender | None = None
         self._poller = Poller(links.control, links.verdicts, self._wakeup)
         self._next_tick = 0.0
@@ -122,8 +137,9 @@ class Head:
             raise
         finally:
             self.status = replace(self.status, ready=False, reason="stopped")
-            if self._draft is not None:
-                self._draft.close()
+            if self._speculation is not None:
+                self._speculation.close()
+            self._wakeup.close()
 
     def _turn(self) -> None:
         self._poller.wait(max(0.0, self._next_tick - time.monotonic()))
@@ -135,24 +151,34 @@ class Head:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + BEAT_SECONDS / 2
-            self._act(self._members.tick(now))
-            self._rejected = self._links.control.rejected + self._links.verdicts.rejected
-            self._restore_draft(now)
-            if not self._members.live:
-                self.status = replace(self.status, ready=False, reason=self._members.waiting_for(now))
+            self._tick(now)
         self._work()
+
+    def _tick(self, now: float) -> None:
+        self._act(self._members.tick(now))
+        step = self._transit.oldest
+        if (seconds := self._transit.overdue(now)) and step is not None:
+            where = self._members.whereabouts(step)
+            self._act(self._members.abandon(f"step {step} has not come back for {seconds:.0f} s; {where}", now))
+        self._rejected = self._links.control.rejected + self._links.verdicts.rejected
+        if self._speculation is not None:
+            self._speculation.tick(now)
+            self.status = replace(self.status, degraded=self._speculation.degraded)
+        if not self._members.live:
+            self.status = replace(self.status, ready=False, reason=self._members.waiting_for(now))
 
     def _receive_control(self) -> None:
         while (received := self._links.control.receive()) is not None:
             peer, message = received
-            if isinstance(message, Started) and (message.epoch, message.stage) == (self._scheduler.epoch, 0):
+            if isinstance(message, Started) and message.epoch == self._scheduler.epoch and self._members.is_first(peer):
                 self._scheduler.on_started(message.step)
             self._act(self._members.receive(peer, message, time.monotonic()))
 
     def _receive_verdicts(self) -> None:
         outputs: list[Output] = []
         while (verdict := self._links.verdicts.receive()) is not None:
-            outputs += self._scheduler.on_verdict(verdict)
+            if self._is_due(verdict):
+                outputs += self._scheduler.on_verdict(verdict)
         if any(key == WARM_UP for key, _ in outputs):
             self.status = replace(self.status, ready=True, ever_ready=True, reason="")
             _log.info("ready: a forward pass has gone through all %d stages", self._members.stages)
@@ -160,11 +186,23 @@ class Head:
         if outputs:
             self._deliver(outputs)
 
+    def _is_due(self, verdict: Verdict) -> bool:
+        """A verdict that was lost must not become a hole in the text, nor one that came twice a repetition."""
+        now = time.monotonic()
+        try:
+            if verdict.epoch == self._scheduler.epoch and self._transit.answered(verdict.step, now):
+                return True
+        except ProtocolError as error:
+            self._act(self._members.abandon(f"a verdict is lost: {error}", now))
+        self._scheduler.counts.stale_verdicts += 1
+        return False
+
     def _act(self, actions: Iterable[Action]) -> None:
         pending = deque(actions)
         while pending:
             match pending.popleft():
                 case Send(peer, message):
+                    self._scheduler.counts.refused_registrations += isinstance(message, Refused)
                     if not self._links.control.send(peer, message):
                         pending.extend(self._members.unreachable(peer, time.monotonic()))
                 case EpochBegun(_, _, address):
@@ -174,6 +212,7 @@ class Head:
                 case EpochLost(epoch, reason):
                     _log.warning("epoch %d is lost: %s", epoch, reason)
                     self._scheduler.stop_epoch()
+                    self._transit.clear()
                     self._scheduler.counts.epochs_lost += 1
                     self.status = replace(self.status, ready=False, reason=reason)
 
@@ -187,8 +226,8 @@ class Head:
             return self._members.abandon("stage 0 cannot be reached on its data address", time.monotonic())
         _log.info("epoch %d is live: %d stages, %d KV slots", epoch, self._members.stages, slots)
         self._scheduler.start_epoch(epoch, slots)
-        if self._draft is not None:
-            self._draft.reset(slots)
+        if self._speculation is not None:
+            self._speculation.begin(slots)
         self.status = replace(self.status, epoch=epoch, ready=self.status.ever_ready, reason="warming up")
         if not self.status.ever_ready:
             self._scheduler.submit(WARM_UP, GenerationRequest(prompt=(0, 0), max_tokens=1))
@@ -202,32 +241,12 @@ class Head:
                     self._act(self._members.unreachable(peer, time.monotonic()))
         while (batch := self._scheduler.compose()) is not None:
             assert self._sender is not None
-            if not self._sender.send(codec.encode(batch)):
+            if self._sender.send(codec.encode(batch)):
+                self._transit.sent(batch.step, batch.num_rows, time.monotonic())
+            else:
                 self._act(self._members.abandon("stage 0 does not take batches", time.monotonic()))
-        if self._draft is not None and (job := self._scheduler.compose_draft()) is not None:
-            self._draft.propose(job)
-
-    def _drafted(self, epoch: int, outcome: Outcome) -> None:
-        """Called in the draft runner's thread."""
-        self._note(lambda: self._take_proposals(epoch, outcome))
-
-    def _take_proposals(self, epoch: int, outcome: Outcome) -> None:
-        if not isinstance(outcome, Exception):
-            self._scheduler.on_proposals(epoch, outcome)
-            return
-        _log.error("the draft model failed; decoding goes on without speculation", exc_info=outcome)
-        self._scheduler.lose_draft()
-        self._restore_at = time.monotonic() + self._draft_backoff
-        self._draft_backoff = min(2 * self._draft_backoff, DRAFT_BACKOFF[1])
-        self.status = replace(self.status, degraded=f"the draft model failed: {outcome}")
-
-    def _restore_draft(self, now: float) -> None:
-        if self._restore_at is None or now < self._restore_at or self._draft is None or self._scheduler.epoch is None:
-            return
-        self._restore_at = None
-        self._draft.reset(self._scheduler.num_slots)
-        self._scheduler.restore_draft()
-        self.status = replace(self.status, degraded="")
+        if self._speculation is not None:
+            self._speculation.work()
 
     def _stop(self) -> None:
         self._stopping = True

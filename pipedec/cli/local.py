@@ -34,10 +34,12 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class LocalPipeline:
-    """The draft process, then every stage; `probes` has the address at which each says whether it is ready."""
+    """The draft process, then every stage; `probes` has the address at which each says whether it is ready, and
+    `health` the one at which it says whether it still makes progress."""
 
     programs: tuple[Program, ...]
     probes: dict[str, str]
+    health: dict[str, str]
     url: str
     served_name: str
     drain_seconds: int
@@ -105,7 +107,7 @@ def plan_processes(manifest: PipeDecDeployment, run: Path, cache: Path, local: L
         api_key_file=local.api_key_file,
     )
     programs, base = [_program("draft", "draft_service", head, spec.draft)], f"http://{_reachable(local.host)}:{port}"
-    probes = {"draft": f"{base}/ready"}
+    probes, health = {"draft": f"{base}/ready"}, {"draft": f"{base}/health"}
     for stage in range(stages):
         settings = StageConfig(
             **common(1 + stage),  # type: ignore[arg-type]
@@ -116,7 +118,8 @@ def plan_processes(manifest: PipeDecDeployment, run: Path, cache: Path, local: L
         name = f"stage {stage}"
         programs.append(_program(name, "stage_service", settings, spec.pipeline.pod(stage)))
         probes[name] = f"http://{LOOPBACK}:{metrics[stage]}/readyz"
-    return LocalPipeline(tuple(programs), probes, base, manifest.served_name, spec.serving.drain_seconds)
+        health[name] = f"http://{LOOPBACK}:{metrics[stage]}/healthz"
+    return LocalPipeline(tuple(programs), probes, health, base, manifest.served_name, spec.serving.drain_seconds)
 
 
 def with_policy(manifest: PipeDecDeployment, policy: str | None) -> PipeDecDeployment:

@@ -9,6 +9,7 @@ import urllib.error
 from collections.abc import Awaitable, Callable
 
 from pipedec.cli.client import direct
+from pipedec.cli.liveness import kill_stuck
 from pipedec.cli.local import LocalPipeline
 from pipedec.cli.supervisor import Exit, Observer, Supervisor
 from pipedec.cli.terminal import Board, notes
@@ -30,7 +31,8 @@ async def serve(
     """Start all processes, call `when_ready` once requests are answered, and end all when it returns.
 
     SIGINT and SIGTERM end the pipeline in good order, a second one at once. A process that ends before the first
-    request could be answered ends the pipeline, for it would do so again; later ones are started anew if `restart`.
+    request could be answered ends the pipeline, for it would do so again; later ones are started anew if `restart`, and
+    so are those that hang.
     Returns whether `when_ready` came to its end. Raises `PipeDecError` naming the process that ended the pipeline.
     """
     board = Board(list(pipeline.probes))
@@ -80,11 +82,14 @@ async def _work(
         await asyncio.sleep(LOADING_POLL)
     board.close()
     supervisor.restart = restart
-    watching = asyncio.create_task(_watch(pipeline.probes["draft"], supervisor))
+    watching = [asyncio.create_task(_watch(pipeline.probes["draft"], supervisor))]
+    if restart:
+        watching.append(asyncio.create_task(kill_stuck(pipeline.health, supervisor)))
     try:
         await when_ready()
     finally:
-        watching.cancel()
+        for task in watching:
+            task.cancel()
 
 
 async def _look(pipeline: LocalPipeline, board: Board) -> bool:

@@ -74,6 +74,11 @@ class Supervisor:
                 _signal(process, signal.SIGKILL)
         self._stopping.set()
 
+    def kill(self, name: str) -> None:
+        """End a program that does not react any more, at once; what follows is as if it had ended by itself."""
+        if name in self._running:
+            _signal(self._running[name], signal.SIGKILL)
+
     @property
     def stopping(self) -> bool:
         return self._stopping.is_set()

@@ -31,6 +31,8 @@ class HeadCounts:
     predicted_rows: int = 0
     draft_rows: int = 0
     epochs_lost: int = 0
+    stale_verdicts: int = 0
+    refused_registrations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ _COUNTERS = {
     "predicted_rows": "Predictions sent into the pipeline.",
     "draft_rows": "Nodes that the draft model evaluated.",
     "epochs_lost": "Formations that ended, for whatever reason.",
+    "stale_verdicts": "Verdicts dropped: of another epoch, repeated, or after one that was lost.",
+    "refused_registrations": "Registrations of stages that do not fit, or that another process made already.",
 }
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pipedec.cli import supervisor
+from pipedec.cli import liveness, supervisor
 from pipedec.cli.local import LocalPipeline
 from pipedec.cli.ports import free_ports
 from pipedec.cli.serve import not_ready, serve
@@ -24,6 +24,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         global left
         if self.path == '/crash':
             os.kill(os.getpid(), signal.SIGALRM)
+        if self.path == '/hang':
+            os.kill(os.getpid(), signal.SIGSTOP)
         left -= 1
         self.send_response(200 if left < 0 else 503)
         self.end_headers()
@@ -43,7 +45,8 @@ def pipeline(head: str = READY_AFTER, stage: str = READY_AFTER) -> LocalPipeline
         for name, code, port in zip(("draft", "stage 0"), (head, stage), ports, strict=True)
     )
     probes = {program.name: f"http://127.0.0.1:{port}/" for program, port in zip(programs, ports, strict=True)}
-    return LocalPipeline(programs, probes, probes["draft"], "model", 1)
+    health = {name: f"{url}health" for name, url in probes.items()}
+    return LocalPipeline(programs, probes, health, probes["draft"], "model", 1)
 
 
 def test_work_is_done_once_all_is_ready(capfd: pytest.CaptureFixture[str]) -> None:
@@ -72,8 +75,12 @@ def test_a_failure_before_it_is_ready_ends_the_pipeline(capfd: pytest.CaptureFix
     assert "stage 0 | spec.model.uri: is wrong" in capfd.readouterr().err
 
 
+async def ends_at(url: str) -> None:
+    assert await asyncio.to_thread(not_ready, url) == "starting", "the connection breaks"
+
+
 async def crash(url: str) -> None:
-    assert await asyncio.to_thread(not_ready, f"{url}crash") == "starting", "the connection breaks"
+    await ends_at(f"{url}crash")
 
 
 def test_a_crash_later_on_is_survived(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +94,25 @@ def test_a_crash_later_on_is_survived(monkeypatch: pytest.MonkeyPatch, capfd: py
 
     assert asyncio.run(serve(wanted, work))
     assert "stage 0 was killed by SIGALRM; it is started again in 0 s" in capfd.readouterr().err
+
+
+def test_what_hangs_is_killed_and_started_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(liveness, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(liveness, "TIMEOUT_SECONDS", 0.5)
+    wanted = pipeline()
+
+    async def work() -> None:
+        await ends_at(f"{wanted.probes['stage 0']}hang")
+        while await asyncio.to_thread(not_ready, wanted.probes["stage 0"]):
+            await asyncio.sleep(0.02)
+
+    assert asyncio.run(serve(wanted, work))
+    told = capfd.readouterr().err
+    assert "stage 0 hangs (no answer: " in told
+    assert "stage 0 was killed by SIGKILL; it is started again in 0 s" in told
 
 
 def test_without_restart_a_crash_ends_the_pipeline() -> None:

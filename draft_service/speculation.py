@@ -1,0 +1,88 @@
+"""The draft model as the head has it: a helper that may fail, be slow, and come back.
+
+Decoding never waits for it. When it fails, or does not answer in time, the scheduler goes on without predictions; when
+it answers again, or after a while has been reset, predictions come back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from draft_service.draft_runner import DraftRunner, Outcome
+from draft_service.drafter import Proposer
+from draft_service.scheduler import Scheduler
+from draft_service.transit import Patience, Transit
+
+BACKOFF = (1.0, 60.0)  # seconds until a draft model that failed is tried again: at first, and at most
+SETTLED = 60.0  # seconds without a failure, after which the next one counts as the first
+
+_log = logging.getLogger(__name__)
+
+
+class Speculation:
+    """Runs `draft` for `scheduler`. Belongs to the head's thread, into which `note` brings what the draft's answers
+    do. `degraded` says why there are no predictions; empty while there are."""
+
+    def __init__(
+        self,
+        draft: Proposer,
+        scheduler: Scheduler,
+        note: Callable[[Callable[[], None]], None],
+        patience: Patience | None = None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = DraftRunner(draft, lambda epoch, outcome: note(lambda: self._take(epoch, outcome)))
+        self._transit = Transit(patience or Patience(floor=3.0, first=30.0))
+        self._asked = self._answered = 0
+        self._backoff = BACKOFF[0]
+        self._settled_at = 0.0
+        self._restore_at: float | None = None
+        self.degraded = ""
+
+    def begin(self, slots: int) -> None:
+        """A new epoch of the pipeline, in which the scheduler gives the draft model everything again."""
+        self._runner.reset(slots)
+
+    def work(self) -> None:
+        """Ask for predictions, if any are wanted."""
+        if (job := self._scheduler.compose_draft()) is not None:
+            self._runner.propose(job)
+            self._transit.sent(self._asked, job.num_rows, time.monotonic())
+            self._asked += 1
+
+    def tick(self, now: float) -> None:
+        """Give up waiting for a slow draft model, or take one back. To be called about every second."""
+        if (seconds := self._transit.overdue(now)) and not self.degraded:
+            self._lose(f"the draft model has not answered for {seconds:.0f} s")
+        if self._restore_at is not None and now >= self._restore_at and self._scheduler.epoch is not None:
+            self._restore_at, self._settled_at = None, now + SETTLED
+            self._runner.reset(self._scheduler.num_slots)
+            self._scheduler.restore_draft()
+            self.degraded = ""
+            _log.info("the draft model is back")
+
+    def close(self) -> None:
+        """End the draft model's thread, after the run in progress."""
+        self._runner.close()
+
+    def _take(self, epoch: int, outcome: Outcome) -> None:
+        now = time.monotonic()
+        self._transit.answered(self._answered, now)
+        self._answered += 1
+        if isinstance(outcome, Exception):
+            if now > self._settled_at:
+                self._backoff = BACKOFF[0]
+            self._restore_at = now + self._backoff
+            self._backoff = min(2 * self._backoff, BACKOFF[1])
+            self._lose(f"the draft model failed: {outcome}", outcome)
+        elif self.degraded and self._restore_at is None:  # late, and so of no use; but it is there
+            self._restore_at = now
+        else:
+            self._scheduler.on_proposals(epoch, outcome)
+
+    def _lose(self, reason: str, error: Exception | None = None) -> None:
+        _log.error("%s; decoding goes on without speculation", reason, exc_info=error)
+        self._scheduler.lose_draft()
+        self.degraded = reason
