@@ -58,12 +58,14 @@ def stream_of(port: int, into: queue.SimpleQueue[str | httpx.TransportError]) ->
 
 
 def wait_until_refused(port: int) -> None:
-    """New connections are refused as soon as a server stops."""
-    try:
-        while True:
+    """New connections are refused as soon as a server stops; one that was queued just then is reset."""
+    while True:
+        try:
             socket.create_connection(("127.0.0.1", port), timeout=30).close()
-    except ConnectionRefusedError:
-        return
+        except ConnectionResetError:
+            continue
+        except ConnectionRefusedError:
+            return
 
 
 @pytest.mark.parametrize("drained", [True, False])
