@@ -142,7 +142,9 @@ class EmulatedDraft:
 
     def _prepare(self, transcript: Transcript) -> _Tables:
         rng = np.random.default_rng(len(transcript.prompt))
-        repeated = Logits(np.tile(transcript.off.tokens, (OFF_DRAWS, 1)), np.tile(transcript.off.values, (OFF_DRAWS, 1)))
+        repeated = Logits(
+            np.tile(transcript.off.tokens, (OFF_DRAWS, 1)), np.tile(transcript.off.values, (OFF_DRAWS, 1))
+        )
         keys = rng.integers(0, _MASK, len(repeated.tokens), np.uint64)
         tables = _Tables(
             path_keys(transcript),
@@ -187,6 +189,8 @@ def noisy(transcripts: Sequence[Transcript], level: float, top: int) -> Adjust:
             for request, node, parent, token, position, _, _ in batch.rows
         ]
         noise = noise_of(np.array(keys, np.uint64), best.indices.to(torch.int32).numpy())
-        return torch.full_like(logits, -torch.inf).scatter(-1, best.indices, best.values + level * torch.from_numpy(noise))
+        return torch.full_like(logits, -torch.inf).scatter(
+            -1, best.indices, best.values + level * torch.from_numpy(noise)
+        )
 
     return adjust

@@ -39,7 +39,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One line of a prompts file."""
+    """One line of a prompts file; of its fields only `prompt` must be there."""
 
     prompt: str
     kind: str
@@ -76,9 +76,10 @@ def load_prompts(source: str | Path) -> list[Prompt]:
     folder = Path(__file__).parent / "prompts"
     files = sorted(folder.glob("*.jsonl")) if source == "all" else [Path(source)]
     try:
-        return [Prompt(**json.loads(line)) for file in files for line in file.read_text().splitlines()]
-    except (OSError, ValueError, TypeError) as error:
-        raise PipeDecError(f'--prompts {source}: {error}. Write lines of {{"prompt", "kind", "split"}}') from error
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
+        return [Prompt(str(x["prompt"]), str(x.get("kind", "any")), str(x.get("split", "held-out"))) for x in lines]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise PipeDecError(f'--prompts {source}: {error!r}. Give a file with a {{"prompt": "..."}} a line') from error
 
 
 class Recorder:
@@ -134,7 +135,9 @@ class Recorder:
     def _run(self, batch: Batch) -> Logits:
         hidden = self._executor.execute(batch, None)
         assert hidden is not None
-        best = self._executor.head(hidden[batch.num_prefill :]).topk(TOP if self._vocabulary > TOP else self._vocabulary)
+        best = self._executor.head(hidden[batch.num_prefill :]).topk(
+            TOP if self._vocabulary > TOP else self._vocabulary
+        )
         return Logits(best.indices.to(torch.int32).numpy(), best.values.numpy())
 
     @property
@@ -151,7 +154,7 @@ def _draw_aside(on: Logits, answer: Sequence[int]) -> list[int]:
 
 def save(file: Path, transcripts: Sequence[Transcript], source: dict[str, Any]) -> None:
     """Keep transcripts in one file, with a description of what they are of."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for index, transcript in enumerate(transcripts):
         for name, logits in (("on", transcript.on), ("off", transcript.off)):
             arrays[f"{name}_tokens_{index}"] = logits.tokens
@@ -159,17 +162,18 @@ def save(file: Path, transcripts: Sequence[Transcript], source: dict[str, Any]) 
     listed = [{key: value for key, value in asdict(t).items() if key not in ("on", "off")} for t in transcripts]
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial.npz")
-    np.savez_compressed(partial, about=json.dumps({"source": source, "transcripts": listed}), **arrays)
+    arrays["about"] = json.dumps({"source": source, "transcripts": listed})
+    np.savez_compressed(partial, **arrays)
     partial.replace(file)
 
 
-def load(file: Path, source: dict[str, Any]) -> list[Transcript] | None:
-    """Transcripts that `save` kept of this source, or None if there are none, or of another source."""
+def load(file: Path, source: dict[str, Any] | None = None) -> list[Transcript] | None:
+    """Transcripts that `save` kept; None if there are none, or of another source than the one given."""
     if not file.exists():
         return None
     with np.load(file) as arrays:
         about = json.loads(str(arrays["about"]))
-        if about["source"] != source:
+        if source is not None and about["source"] != source:
             return None
         return [
             Transcript(

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.recording import Transcript
 from pipedec.wire.codec import Activation
-from pipedec.wire.messages import Batch, Cancel, Close, Op, Open, Prefill, Verdict
+from pipedec.wire.messages import Batch, Cancel, Close, Int32, Op, Open, Prefill, Verdict
 from stage_service.verifier import Verifier
 from stage_service.worker import StageResult, tree_rows
 
@@ -75,28 +75,27 @@ class ReplayStage:
         self._cancelled_until = max(self._cancelled_until, cancel.step)
 
     def step(self, batch: Batch, activation: Activation | None) -> StageResult:
-        alive = None if activation is None else activation.alive
-        if self._cancelled:
-            if batch.step > self._cancelled_until:
-                self._cancelled.clear()
-            first = batch.num_prefill
-            dead = [
-                first + row
-                for row, node in enumerate(zip(batch.rows.request.tolist(), batch.rows.node.tolist(), strict=True))
-                if node in self._cancelled
-            ]
-            if dead:
-                present = np.arange(batch.num_rows, dtype=np.int32) if alive is None else alive
-                alive = present[~np.isin(present, dead)]
+        alive = self._drop_cancelled(batch, None if activation is None else activation.alive)
         rows = batch.num_rows if alive is None else len(alive)
         if self._verifier is None:
             return StageResult(rows, activation=Activation(b"", rows, alive))
         self._transcripts.apply(batch.ops)
-        present_rows = tree_rows(batch, alive)
-        decisions = self._verifier.verify(
-            batch, torch.arange(batch.num_rows), {row: row for row in present_rows}, lambda which: self._head(batch, which)
-        )
+        present = {row: row for row in tree_rows(batch, alive)}
+        everything = torch.arange(batch.num_rows)
+        decisions = self._verifier.verify(batch, everything, present, lambda which: self._head(batch, which))
         return StageResult(rows, verdict=Verdict(batch.epoch, batch.step, decisions))
+
+    def _drop_cancelled(self, batch: Batch, arriving: Int32 | None) -> Int32 | None:
+        if batch.step > self._cancelled_until:
+            self._cancelled.clear()
+        if not self._cancelled:
+            return arriving
+        nodes = zip(batch.rows.request.tolist(), batch.rows.node.tolist(), strict=True)
+        dead = {row for row, node in enumerate(nodes, batch.num_prefill) if node in self._cancelled}
+        if not dead:
+            return arriving
+        present = range(batch.num_rows) if arriving is None else arriving.tolist()
+        return np.array([row for row in present if row not in dead], dtype=np.int32)
 
     def _head(self, batch: Batch, which: torch.Tensor) -> torch.Tensor:
         """Logits of the tree rows `which`, on their answers' path every one: all weight on the recorded token."""

@@ -144,7 +144,7 @@ class Scheduler:
         return batch
 
     def _all_dead(self) -> bool:
-        """Whether nothing in the pipeline is worth computing: stage 0 skips what it has, and starts the next at once."""
+        """Whether nothing in the pipeline is worth computing: then stage 0 takes the next batch at once."""
         return bool(self.running) and all(
             not sequence.tree.root.sent and sequence.is_caught_up(sequence.target) for sequence in self.running.values()
         )

@@ -25,8 +25,13 @@ from pipedec.tree import Node, PredictionTree
 PolicyName = Literal["none", "static-tree", "pipedec", "adaptive"]
 Choice = tuple[PredictionTree, Node]
 
-CHILD_FLOOR = math.log(1e-3)
-DRAFT_FLOOR = math.log(1e-3)
+Cost = Callable[[int], float]
+
+WIDTH = 32  # of a level, unless said otherwise
+MAX_ROWS = 256  # of one batch of `adaptive`
+DRAFT_ROWS = 64  # of one run of the draft model
+DRAFT_FLOOR = math.log(1e-3)  # nodes less likely than this are not drafted,
+CHILD_FLOOR = math.log(1e-2)  # and children less likely, after their parent, are not kept: they would never be sent
 MAX_NODES = 4096  # of one tree, beyond which the draft model rests
 
 
@@ -101,7 +106,7 @@ class PipeDecPolicy(_PlainPolicy):
 
 
 class StaticTreePolicy(_PlainPolicy):
-    """Tree speculation: from the cursor `depth` levels of at most `width` nodes, drafted first, verified in one pass."""
+    """Tree speculation: `depth` levels of at most `width` nodes are drafted first, then verified in one pass."""
 
     def __init__(self, width: int, children: int, depth: int) -> None:
         self.width, self.children, self.depth = width, children, depth
@@ -140,21 +145,32 @@ class StaticTreePolicy(_PlainPolicy):
 
 
 class AdaptivePolicy:
-    """Best first over all depths and all requests, at most `width` predictions per batch."""
+    """Best first over all depths and all requests, as many predictions per batch as they are worth.
 
-    def __init__(self, width: int, children: int) -> None:
-        self.width, self.children = width, children
+    `cost(rows)` is a stage's time for a batch, in any unit. The next likeliest prediction is added as long as it
+    adds more, relative to the tokens already expected of the batch, than it adds to the time. `width` is a limit.
+    """
+
+    def __init__(self, width: int | None, children: int, cost: Cost) -> None:
+        self.width, self.children, self.cost = width or MAX_ROWS, children, cost
         self._calibration = Calibration()
 
     def holds(self, tree: PredictionTree) -> bool:
         return False
 
     def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
-        return islice(best_first(trees, PredictionTree.best_unsent), self.width)
+        expected = float(len(trees))  # tokens: each cursor decides one
+        seconds = self.cost(len(trees))
+        for rows, (tree, node) in enumerate(best_first(trees, PredictionTree.best_unsent), len(trees) + 1):
+            probability, longer = math.exp(tree.logprob(node)), self.cost(rows)
+            if rows > self.width + len(trees) or probability * seconds < expected * (longer - seconds):
+                break
+            expected, seconds = expected + probability, longer
+            yield tree, node
 
     def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
         growing = [tree for tree in trees if tree.num_nodes < MAX_NODES]
-        for tree, node in islice(best_first(growing, PredictionTree.best_undrafted), self.width):
+        for tree, node in islice(best_first(growing, PredictionTree.best_undrafted), DRAFT_ROWS):
             if tree.logprob(node) < DRAFT_FLOOR:
                 break
             yield tree, node
@@ -168,9 +184,7 @@ class AdaptivePolicy:
             self._calibration.observe(cursor.proposals, token)
 
 
-def best_first(
-    trees: Sequence[PredictionTree], peek: Callable[[PredictionTree], Node | None]
-) -> Iterator[Choice]:
+def best_first(trees: Sequence[PredictionTree], peek: Callable[[PredictionTree], Node | None]) -> Iterator[Choice]:
     """The likeliest node of all trees, then the next, ... `peek` gives a tree's best; a node that the caller leaves
     where it is ends that tree's turn."""
     heap = []
@@ -191,15 +205,22 @@ def _rank(node: Node) -> tuple[float, int]:
     return node.score, -node.id
 
 
-def make_policy(name: PolicyName, *, width: int = 32, children: int = 16, depth: int = 4) -> Policy:
-    """The policy of that name. `width`: predictions per level (per batch for `adaptive`); `children`: proposals per
-    node; `depth`: levels of a static tree."""
+def flat_cost(rows: int) -> float:
+    """A device that is limited by reading its weights up to 64 rows, and by arithmetic beyond."""
+    return max(1.0, rows / 64)
+
+
+def make_policy(
+    name: PolicyName, *, width: int | None = None, children: int = 16, depth: int = 4, cost: Cost = flat_cost
+) -> Policy:
+    """The policy of that name. `width`: predictions per level (by default 32), of `adaptive` at most per batch (by
+    default as many as pay by `cost`); `children`: proposals per node; `depth`: levels of a static tree."""
     match name:
         case "none":
             return NonePolicy()
         case "static-tree":
-            return StaticTreePolicy(width, children, depth)
+            return StaticTreePolicy(width or WIDTH, children, depth)
         case "pipedec":
-            return PipeDecPolicy(width, children)
+            return PipeDecPolicy(width or WIDTH, children)
         case "adaptive":
-            return AdaptivePolicy(width, children)
+            return AdaptivePolicy(width, children, cost)

@@ -112,9 +112,7 @@ class PredictionTree:
             if token not in parent.children:
                 # min: a child never outranks its parent, also where rounding makes a probability 1 + epsilon.
                 score = parent.score + min(logprob, 0.0)
-                parent.children[token] = node = self._add(
-                    token, parent.position + 1, score, parent, parent.id
-                )
+                parent.children[token] = node = self._add(token, parent.position + 1, score, parent, parent.id)
                 grown.append(node)
         return grown
 
