@@ -8,7 +8,7 @@ import signal
 import sys
 
 from draft_service.api import serve
-from draft_service.assembly import assemble_app, assemble_head, load_models
+from draft_service.assembly import LoadedModels, assemble_app, assemble_head, load_models
 from pipedec.config import DraftConfig
 from pipedec.errors import PipeDecError
 from pipedec.metrics import service_registry
@@ -17,9 +17,8 @@ from pipedec.wire.sockets import Transport
 _log = logging.getLogger(__name__)
 
 
-async def run(config: DraftConfig) -> None:
+async def run(config: DraftConfig, models: LoadedModels) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises what the head's thread raises."""
-    models = load_models(config)
     registry = service_registry()
     serving = models.resource.spec.serving
     port = serving.port if config.http_port is None else config.http_port
@@ -53,7 +52,7 @@ async def run(config: DraftConfig) -> None:
 def main() -> int:
     config = DraftConfig.from_env()
     logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s draft: %(message)s")
-    asyncio.run(run(config))
+    asyncio.run(run(config, load_models(config)))
     return 0
 
 

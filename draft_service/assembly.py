@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from draft_service.api import create_app
-from draft_service.drafter import Drafter
+from draft_service.drafter import Drafter, Proposer
 from draft_service.engine import PipelineEngine
 from draft_service.formation import Members
 from draft_service.generation import EngineInfo
@@ -47,7 +47,7 @@ class LoadedModels:
     revision: str
     info: EngineInfo
     tokenizer: Tokenizer
-    draft: Drafter | None
+    draft: Proposer | None
 
 
 def load_models(config: DraftConfig) -> LoadedModels:

@@ -10,7 +10,7 @@ from pipedec.cli.client import direct
 from pipedec.cli.supervisor import Supervisor
 from pipedec.cli.terminal import notes
 
-POLL_SECONDS, TIMEOUT_SECONDS, FAILURES = 5.0, 10.0, 3
+POLL_SECONDS, TIMEOUT_SECONDS, FAILURES = 2.0, 5.0, 3
 
 
 async def kill_stuck(health: Mapping[str, str], supervisor: Supervisor) -> None:

@@ -1,0 +1,1 @@
+"""Faults under load: does every request still end with exactly the text that it would have had?"""

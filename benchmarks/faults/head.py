@@ -1,0 +1,47 @@
+"""`python -m benchmarks.faults.head FOLDER`: the draft process, whose draft model fails while FOLDER/fail is there, and
+does not answer while FOLDER/slow is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from draft_service.__main__ import run
+from draft_service.assembly import load_models
+from draft_service.drafter import Children, Proposer
+from pipedec.config import DraftConfig
+from pipedec.wire.messages import Batch
+
+
+class Unreliable:
+    """A draft model, with switches."""
+
+    def __init__(self, draft: Proposer, folder: Path) -> None:
+        self._draft, self._folder = draft, folder
+
+    def reset(self, num_slots: int) -> None:
+        self._draft.reset(num_slots)
+
+    def propose(self, batch: Batch) -> Sequence[Children]:
+        while (self._folder / "slow").exists():
+            time.sleep(0.05)
+        if (self._folder / "fail").exists():
+            raise RuntimeError("the draft model was told to fail")
+        return self._draft.propose(batch)
+
+
+def main() -> None:
+    config = DraftConfig.from_env()
+    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s draft: %(message)s")
+    models = load_models(config)
+    draft = Unreliable(models.draft, Path(sys.argv[1])) if models.draft is not None else None
+    asyncio.run(run(config, replace(models, draft=draft)))
+
+
+if __name__ == "__main__":
+    main()
