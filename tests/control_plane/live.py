@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import uuid4
 
-import yaml
 from kubernetes import client, config
 
 from pipedec.spec.crd import crd
@@ -175,10 +174,13 @@ class Failing(Counting):
 
 
 def install_crd() -> None:
-    """The CRD of this very source, on the cluster of KUBECONFIG."""
+    """The CRD of this very source on the cluster of KUBECONFIG, but for the CEL rules.
+
+    Servers before 1.25 do not know them, and then it is the operator that must refuse what they would.
+    """
     config.load_kube_config()
     api = client.ApiextensionsV1Api()
-    wanted = yaml.safe_load(json.dumps(crd()))
+    wanted = _without_rules(crd())
     name = wanted["metadata"]["name"]
     try:
         api.create_custom_resource_definition(wanted)
@@ -188,6 +190,12 @@ def install_crd() -> None:
         there = api.read_custom_resource_definition(name)
         wanted["metadata"]["resourceVersion"] = there.metadata.resource_version
         api.replace_custom_resource_definition(name, wanted)
+
+
+def _without_rules(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: _without_rules(each) for key, each in schema.items() if key != "x-kubernetes-validations"}
+    return [_without_rules(each) for each in schema] if isinstance(schema, list) else schema
 
 
 def names_of(children: Iterable[Object]) -> set[str]:

@@ -114,7 +114,6 @@ def test_an_invalid_spec_touches_nothing_and_says_so(lab: Lab) -> None:
     lab.write(spec())
     lab.settle()
     before = lab.state()
-    # What only a rule between fields can refuse, and no CEL rule states: that a server has seen it, proves nothing.
     broken = spec(pipeline={"layers": ["0-5", "7-11"]})
     lab.write(broken)
     lab.settle()
