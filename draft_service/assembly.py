@@ -20,6 +20,7 @@ from draft_service.loop import Head, Links
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.text import Tokenizer, load_tokenizer
 from pipedec.config import DraftConfig
+from pipedec.cost import StepCost
 from pipedec.errors import ManifestError
 from pipedec.metrics.head import HeadMetrics
 from pipedec.metrics.requests import RequestMetrics
@@ -126,8 +127,9 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
         first_epoch=int(time.time() * 1000),  # above every epoch of the heads before this one
         num_layers=models.split[-1][1],
     )
+    cost = StepCost()
     policy = make_policy(
-        spec.policy, width=speculation.width, children=speculation.children, depth=speculation.depth or 4
+        spec.policy, width=speculation.width, children=speculation.children, depth=speculation.depth or 4, cost=cost
     )
     limits = Limits(
         stages,
@@ -136,7 +138,7 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
         max_rows=spec.max_rows,
     )
     scheduler = Scheduler(limits, policy)
-    head = Head(scheduler, members, Links(transport, control, verdicts), models.draft)
+    head = Head(scheduler, members, Links(transport, control, verdicts), models.draft, cost=cost)
     HeadMetrics(registry, models.resource.served_name, scheduler.counts, head.state)
     return head
 

@@ -18,10 +18,11 @@ from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Output, Scheduler
 from draft_service.speculation import Speculation
 from draft_service.transit import Patience, Transit
+from pipedec.cost import StepCost
 from pipedec.errors import PipeDecError, ProtocolError, UnavailableError
 from pipedec.metrics.head import HeadState
 from pipedec.wire import codec
-from pipedec.wire.messages import BEAT_SECONDS, Refused, Shutdown, Started, Verdict
+from pipedec.wire.messages import BEAT_SECONDS, Heartbeat, Refused, Shutdown, Started, Verdict
 from pipedec.wire.sockets import ControlServer, DataReceiver, DataSender, Poller, Transport
 from pipedec.wire.wakeup import Wakeup
 
@@ -69,12 +70,14 @@ class Head:
         links: Links,
         draft: Proposer | None,
         *,
+        cost: StepCost | None = None,
         patience: Patience | None = None,
         draft_patience: Patience | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._members = members
         self._links = links
+        self._cost = cost
         self._notes: deque[Callable[[], None]] = deque()
         self._wakeup = Wakeup()
         self._speculation: Speculation | None = None
@@ -172,6 +175,8 @@ class Head:
             peer, message = received
             if isinstance(message, Started) and message.epoch == self._scheduler.epoch and self._members.is_first(peer):
                 self._scheduler.on_started(message.step)
+            if isinstance(message, Heartbeat) and self._cost is not None and message.stage < self._members.stages:
+                self._cost.observe(message.stage, message.seconds)
             self._act(self._members.receive(peer, message, time.monotonic()))
 
     def _receive_verdicts(self) -> None:

@@ -1,11 +1,11 @@
 """Every error this project raises on purpose, in one tree.
 
-    PipeDecError
-    ├── ManifestError    the manifest asks for something wrong; names the field and the remedy
-    ├── ModelError       weights missing or corrupt, or an architecture we cannot run exactly
-    ├── ProtocolError    a message that no well-behaved peer sends; dropped and counted, never fatal
-    ├── RequestError     a client's request is wrong (HTTP 400, 404, 413); names the parameter
-    └── UnavailableError the service cannot take or finish the request now (HTTP 503, 429)
+PipeDecError
+├── ManifestError    the manifest asks for something wrong; names the field and the remedy
+├── ModelError       weights missing or corrupt, or an architecture we cannot run exactly
+├── ProtocolError    a message that no well-behaved peer sends; dropped and counted, never fatal
+├── RequestError     a client's request is wrong (HTTP 400, 404, 413); names the parameter
+└── UnavailableError the service cannot take or finish the request now (HTTP 503, 429)
 """
 
 from __future__ import annotations

@@ -20,17 +20,16 @@ from itertools import islice
 from typing import Literal, Protocol
 
 from pipedec.calibration import Calibration, Proposals
+from pipedec.cost import Cost, flat_cost
 from pipedec.tree import Node, PredictionTree
 
 PolicyName = Literal["none", "static-tree", "pipedec", "adaptive"]
 Choice = tuple[PredictionTree, Node]
 
-Cost = Callable[[int], float]
-
 WIDTH = 32  # of a level, unless said otherwise
 MAX_ROWS = 256  # of one batch of `adaptive`
 DRAFT_ROWS = 64  # of one run of the draft model
-DRAFT_FLOOR = math.log(1e-3)  # nodes less likely than this are not drafted,
+DRAFT_FLOOR = math.log(3e-3)  # nodes less likely than this are not drafted,
 CHILD_FLOOR = math.log(1e-2)  # and children less likely, after their parent, are not kept: they would never be sent
 MAX_NODES = 4096  # of one tree, beyond which the draft model rests
 
@@ -203,11 +202,6 @@ def best_first(trees: Sequence[PredictionTree], peek: Callable[[PredictionTree],
 
 def _rank(node: Node) -> tuple[float, int]:
     return node.score, -node.id
-
-
-def flat_cost(rows: int) -> float:
-    """A device that is limited by reading its weights up to 64 rows, and by arithmetic beyond."""
-    return max(1.0, rows / 64)
 
 
 def make_policy(

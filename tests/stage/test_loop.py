@@ -31,6 +31,7 @@ from pipedec.wire.messages import (
 )
 from pipedec.wire.sockets import INSECURE, Bind, DataSender, Transport, batch_receiver
 from stage_service.loop import StageLoop
+from stage_service.timing import COLD_STEPS
 from stage_service.worker import StageResult
 from tests.head import TestHead
 from tests.sockets import DEADLINE, until
@@ -156,10 +157,11 @@ def test_batches_pass_every_stage_in_order(pipeline: Pipeline) -> None:
 def test_the_first_stage_says_when_it_begins_and_all_say_how_far_they_are(pipeline: Pipeline) -> None:
     head = pipeline.head
     epoch = head.form()
-    head.send(batch(epoch, 0), batch(epoch, 1))
-    while (started := head.hear(Started)) != Started(epoch, 0, 1):
-        assert started == Started(epoch, 0, 0)
-    while (beat := head.hear(Heartbeat)) and isinstance(beat, Heartbeat) and beat.step < 1:
+    steps = COLD_STEPS + 1  # the first of a size are not timed
+    head.send(*(batch(epoch, step) for step in range(steps)))
+    while (started := head.hear(Started)) != Started(epoch, 0, steps - 1):
+        assert started in [Started(epoch, 0, step) for step in range(steps)]
+    while (beat := head.hear(Heartbeat)) and isinstance(beat, Heartbeat) and beat.step < steps - 1:
         assert beat.epoch == epoch
     assert isinstance(beat, Heartbeat)
     assert [rows for rows, seconds in beat.seconds if seconds > 0] == [2]
