@@ -14,7 +14,8 @@ from benchmarks.measure import Device, Outcome, run
 from benchmarks.recording import Transcript, load
 from pipedec.policy import PolicyName, make_policy
 
-STATIC_TREES = tuple((width, depth) for depth in (2, 3, 4, 5, 6, 8) for width in (4, 8, 16, 32))
+STATIC_WIDTHS = (4, 8, 16, 32)
+STATIC_DEPTHS = (2, 4, 6, 8, 11)
 TUNING_PROMPTS = 12
 OVERALL = "all"
 
@@ -109,13 +110,16 @@ class Runner:
         return done
 
 
-def tune_static_tree(runner: Runner, stages: Sequence[int], num_prompts: int, children: int) -> dict[int, Tuning]:
+def tune_static_tree(
+    runner: Runner, stages: Sequence[int], widths: Sequence[int], num_prompts: int, children: int
+) -> dict[int, Tuning]:
     """The static tree's best width and depth for each number of stages, on a sample of the prompts."""
     sample = tuple(range(0, num_prompts, max(1, num_prompts // TUNING_PROMPTS)))
     jobs = [
         Job("static-tree", count, OVERALL, sample, Tuning(width, children, depth))
         for count in stages
-        for width, depth in STATIC_TREES
+        for width in widths
+        for depth in STATIC_DEPTHS
     ]
     outcomes = runner.run(jobs)
     return {
@@ -130,6 +134,7 @@ def compare(
     stages: Sequence[int],
     kinds: Sequence[str],
     tuning: Tuning,
+    static_widths: Sequence[int],
     concurrency: int,
     levels_per_step: float,
     step_seconds: float,
@@ -138,7 +143,11 @@ def compare(
     groups = {kind: tuple(i for i, other in enumerate(kinds) if other == kind) for kind in dict.fromkeys(kinds)}
     if concurrency > 1:
         groups = {OVERALL: _interleaved(list(groups.values()))}
-    static = tune_static_tree(runner, stages, len(kinds), tuning.children) if "static-tree" in policies else {}
+    static = (
+        tune_static_tree(runner, stages, static_widths, len(kinds), tuning.children)
+        if "static-tree" in policies
+        else {}
+    )
     jobs = [
         Job(policy, count, kind, prompts, static[count] if policy == "static-tree" else tuning)
         for count in stages

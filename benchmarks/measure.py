@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,11 +127,11 @@ def run(
     device: Device,
     vocab_size: int,
     concurrency: int = 1,
-    progress: Callable[[int], None] = lambda done: None,
+    slots: int = SLOTS,
 ) -> Outcome:
     """Decode the transcripts' prompts and check every token: one after the other, or `concurrency` at once, each
     followed by the next in line."""
-    simulation = simulate(transcripts, policy, draft, stages, device, vocab_size, concurrency)
+    simulation = simulate(transcripts, policy, draft, stages, device, vocab_size, concurrency, slots)
     outcome = Outcome()
     gc.freeze()  # trees are freed as they die; the collector would look at each node over and over
     gc.disable()
@@ -142,7 +142,6 @@ def run(
             load = {start + i: GenerationRequest(t.prompt, len(t.answer)) for i, t in enumerate(group)}
             simulation.run(load)
             _add(outcome, [simulation.generated[key] for key in load], group)
-            progress(len(group))
     finally:
         gc.enable()
     counts = simulation.scheduler.counts
@@ -159,11 +158,12 @@ def simulate(
     device: Device,
     vocab_size: int,
     concurrency: int = 1,
+    slots: int = SLOTS,
 ) -> Simulation:
     """A pipeline that replays these transcripts."""
     scheduler = Scheduler(Limits(stages, max_sequences=concurrency, prefill_chunk=PREFILL_CHUNK), policy)
     workers = [ReplayStage(transcripts, vocab_size, is_last=index == stages - 1) for index in range(stages)]
-    return Simulation(scheduler, workers, draft if policy.children else None, SLOTS, device.timing)
+    return Simulation(scheduler, workers, draft if policy.children else None, slots, device.timing)
 
 
 def _add(outcome: Outcome, generated: Sequence[Generated], transcripts: Sequence[Transcript]) -> None:

@@ -22,7 +22,7 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.comparison import Result, Runner, Scene, Tuning, compare
+from benchmarks.comparison import STATIC_WIDTHS, Result, Runner, Scene, Tuning, compare
 from benchmarks.drafts import DraftSource
 from benchmarks.measure import Device, read_curve
 from benchmarks.recording import Recorder, Transcript, load, load_prompts, save
@@ -34,6 +34,7 @@ from pipedec.model.shape import model_shape
 from pipedec.models import identity, resolve
 from pipedec.policy import PolicyName
 
+PLAIN_WIDTH = 160  # of tables that go to a file
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.speedup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--stages", type=_stages, default=(4, 8, 14), help="numbers of stages, e.g. 4,8,14 (the default)")
+    add("--stages", type=_numbers, default=(4, 8, 14), help="numbers of stages, e.g. 4,8,14 (the default)")
     add("--policy", type=_policies, default=POLICIES, help="policies, e.g. none,adaptive (default: all)")
     add("--prompts", default="all", help='a file with a {"prompt": "..."} a line; all: the repository\'s own (default)')
     add("--split", choices=("train", "held-out"), help="only prompts of this split")
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--link-ms", type=float, default=0.5, help="of one message (default 0.5)")
     add("--rows-curve", type=Path, metavar="FILE", help='a stage\'s milliseconds by rows: {"1": 18.5, "64": 20}')
     add("--width", type=int, default=32, help="of pipedec: predictions per level (default 32)")
+    add("--static-widths", type=_numbers, default=STATIC_WIDTHS, help="of static-tree, to try (default 4,8,16,32)")
     add("--children", type=int, default=16, help="proposals of the draft per node (default 16)")
     add("--record", type=Path, metavar="FILE", help="where the target's answers are kept (default: with the models)")
     add("--jobs", type=int, help="processes (default: one per core)")
@@ -63,11 +65,11 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _stages(text: str) -> tuple[int, ...]:
-    counts = tuple(int(part) for part in text.split(","))
-    if min(counts) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a pipeline has at least one stage")
-    return counts
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(","))
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: numbers from 1 on, with commas between them")
+    return numbers
 
 
 def _policies(text: str) -> tuple[PolicyName, ...]:
@@ -115,6 +117,7 @@ def measure(options: argparse.Namespace, progress: Progress) -> tuple[DraftSourc
             options.stages,
             [transcript.kind for transcript in transcripts],
             Tuning(options.width, options.children),
+            options.static_widths,
             options.concurrency,
             device.levels_per_step,
             device.stage_seconds(1),
@@ -133,12 +136,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(_as_json(options, draft, transcripts, results)))
     else:
-        print_results(results, draft.label, draft.agreements(transcripts), Console())
+        print_results(results, draft.label, draft.agreements(transcripts), _console())
     if options.plot:
         from benchmarks.pictures import plot_speedups
 
         plot_speedups(results, draft.label, options.plot)
     return 0
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def _as_json(

@@ -1,0 +1,32 @@
+"""Calibration learns what a draft's word is worth, and changes nothing while it knows nothing."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from pipedec.calibration import Calibration
+
+
+def test_it_takes_a_draft_at_its_word_at_first() -> None:
+    calibration = Calibration()
+    assert [calibration(logprob) for logprob in (0.0, -0.3, -4.0, -30.0)] == [0.0, -0.3, -4.0, -30.0]
+
+
+def test_it_learns_that_a_draft_is_over_confident() -> None:
+    """Said to be likely at 0.9, true in 6 cases of 10."""
+    calibration, rng = Calibration(), random.Random(0)
+    for _ in range(3000):
+        calibration.observe([(1, math.log(0.9)), (2, math.log(0.05))], 1 if rng.random() < 0.6 else 2)
+    assert math.exp(calibration(math.log(0.9))) == pytest.approx(0.6, abs=0.03)
+    assert math.exp(calibration(math.log(0.05))) == pytest.approx(0.4, abs=0.03)
+    assert calibration(-20.0) == -20.0
+
+
+def test_a_probability_is_at_most_one() -> None:
+    calibration = Calibration()
+    for _ in range(100):
+        calibration.observe([(1, math.log(0.5))], 1)
+    assert calibration(math.log(0.6)) == 0.0

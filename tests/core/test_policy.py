@@ -1,0 +1,59 @@
+"""What each policy sends and drafts, on trees made by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from pipedec.policy import Policy, make_policy
+from pipedec.tree import PredictionTree
+
+
+def tree_of(*proposals: tuple[int, float]) -> PredictionTree:
+    """A tree whose cursor is in the pipeline, with children of these probabilities."""
+    tree = PredictionTree(0, 0)
+    tree.mark_sent(tree.root)
+    tree.grow(tree.root, [(token, math.log(probability)) for token, probability in proposals])
+    return tree
+
+
+def send(policy: Policy, *trees: PredictionTree) -> list[tuple[int, int]]:
+    sent = []
+    for tree, node in policy.to_send(trees):
+        tree.mark_sent(node)
+        sent.append((trees.index(tree), node.token))
+    return sent
+
+
+def test_adaptive_shares_a_batch_by_likelihood_across_depths_and_requests() -> None:
+    first, second = tree_of((1, 0.6), (2, 0.3)), tree_of((3, 0.9), (4, 0.02))
+    first.grow(first.root.children[1], [(5, math.log(0.8))])  # 0.48 from its cursor
+    assert send(make_policy("adaptive", width=4), first, second) == [(1, 3), (0, 1), (0, 5), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (lambda rows: 1.0, [1, 2, 3]),  # free: everything
+        (lambda rows: float(rows), []),  # a row costs as much as the cursor, and is worth less
+        (lambda rows: 1.0 + 0.2 * (rows - 1), [1, 2]),  # 0.1 is not worth 0.2 / 1.4 of 1.9 tokens
+    ],
+)
+def test_adaptive_sends_what_is_worth_its_time(cost: Callable[[int], float], expected: list[int]) -> None:
+    tree = tree_of((1, 0.5), (2, 0.4), (3, 0.1))
+    assert [token for _, token in send(make_policy("adaptive", cost=cost), tree)] == expected
+
+
+def test_adaptive_drops_hopeless_children() -> None:
+    judged = make_policy("adaptive").judge([(1, math.log(0.9)), (2, math.log(0.001))])
+    assert [token for token, _ in judged] == [1]
+
+
+def test_the_papers_policy_extends_the_newest_level() -> None:
+    tree = tree_of((1, 0.6), (2, 0.3))
+    policy = make_policy("pipedec", width=1)
+    assert send(policy, tree) == [(0, 1)]
+    tree.grow(tree.root.children[1], [(3, math.log(0.1))])
+    assert send(policy, tree) == [(0, 3)], "not the likelier sibling of the level before"
