@@ -21,9 +21,9 @@ def receive(link: Pollable, attempt: Callable[[], T | None]) -> T:
     return result
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that no socket of ours announces."""
-    deadline = time.monotonic() + DEADLINE
+def until(condition: Callable[[], bool], seconds: float = DEADLINE, pace: float = 0.005) -> None:
+    """Wait for something that no socket of ours announces, looking every `pace` seconds."""
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
+        time.sleep(pace)
