@@ -183,6 +183,7 @@ class Head:
         outputs: list[Output] = []
         while (verdict := self._links.verdicts.receive()) is not None:
             if self._is_due(verdict):
+                self._scheduler.on_started(verdict.step)  # its own word of that may be lost
                 outputs += self._scheduler.on_verdict(verdict)
         if any(key == WARM_UP for key, _ in outputs):
             self.status = replace(self.status, ready=True, ever_ready=True, reason="")

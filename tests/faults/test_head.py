@@ -13,6 +13,7 @@ from draft_service.transit import Patience
 from pipedec.wire.codec import encode
 from pipedec.wire.messages import Batch, Decision, Started, Verdict
 from pipedec.wire.sockets import INSECURE, ControlClient, DataSender, Transport
+from stage_service.loop import StageLoop
 from stage_service.worker import StageResult
 from tests.faults.service import STAGES, Service
 from tests.sockets import DEADLINE, until
@@ -144,6 +145,15 @@ def test_a_verdict_that_is_lost_leaves_no_hole(start: Start, caplog: pytest.LogC
     assert lost.is_set()
     assert "a verdict is lost: step 10 was answered, but step 9 was not" in caplog.text
     assert service.scheduler.counts.epochs_lost == 1
+
+
+def test_a_stage_whose_calls_for_batches_are_lost_gets_them_all_the_same(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StageLoop, "_want_more", lambda self: None)
+    service = start(draft=FailingDraft(), policy="adaptive")
+    for key in range(3):
+        ask(service, key)
 
 
 def test_what_is_repeated_late_or_from_strangers_changes_nothing(start: Start) -> None:
