@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -12,14 +13,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from benchmarks.comparison import OVERALL, Result
 from benchmarks.simulation import Span
+from pipedec.policy import PolicyName
 
 COLOURS = {"none": "#8a8f98", "static-tree": "#d9a441", "pipedec": "#4c8fbd", "adaptive": "#c2413b"}
 INK, FAINT = "#22262b", "#d7dade"
-CERTAIN, USEFUL, WASTED = "#22262b", "#2f8f6b", "#e9cfcb"
+USEFUL, WASTED = "#2f8f6b", "#efd3cf"
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
@@ -57,20 +60,7 @@ def plot_speedups(results: Sequence[Result], draft: str, file: Path) -> None:
         _save(figure, file)
 
 
-def plot_agreement(curves: Mapping[int, Mapping[str, Sequence[tuple[float, float]]]], file: Path) -> None:
-    """Speed-up over `none` against the draft's agreement: a panel for each number of stages, a line per policy."""
-    with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(curves), figsize=(4 * len(curves), 4.4), layout="constrained")
-        for axes, (stages, points) in zip(panels, curves.items(), strict=True):
-            _lines(axes, points)
-            axes.set_title(f"{stages} stages", loc="left", fontsize=12, weight="bold")
-            axes.set_xlabel("top-1 agreement of the emulated draft")
-            axes.set_ylim(bottom=0)
-        panels[0].set_ylabel("times as fast as plain pipeline parallelism")
-        _save(figure, file)
-
-
-def _lines(axes: Axes, points: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+def _lines(axes: Axes, points: Mapping[PolicyName, Sequence[tuple[float, float]]]) -> None:
     ends = []
     for policy, line in points.items():
         x, y = zip(*line, strict=True)
@@ -93,37 +83,41 @@ def _lines(axes: Axes, points: Mapping[str, Sequence[tuple[float, float]]]) -> N
         )
 
 
-def plot_timelines(
-    timelines: Mapping[str, Sequence[Span]],
-    useful: Mapping[str, Mapping[int, int]],
-    verdicts: Mapping[str, Sequence[float]],
-    stages: int,
-    window: tuple[float, float],
-    title: str,
-    file: Path,
-) -> None:
-    """What each stage computes over time, one panel for each policy.
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One request decoded: what each stage computed, how many tokens each batch decided, and when (seconds)."""
 
-    `useful[policy][step]`: how many rows of that batch lie on the answer's path. `verdicts[policy]`: when each token
-    was decided, seconds. A batch's colour says what share of it was worth computing, by the tokens that came of it.
-    """
+    spans: Sequence[Span]
+    decided: Mapping[int, int]  # by step
+    times: Sequence[float]
+
+
+def plot_timelines(
+    timelines: Mapping[PolicyName, Timeline], stages: int, after: float, seconds: float, draft: str, file: Path
+) -> None:
+    """One panel for each policy: `seconds` of it, beginning `after` its first token. A batch's colour says whether
+    tokens came of it; marks below are the tokens."""
     with plt.rc_context({**STYLE, "axes.grid": False}):
+        height = 0.9 + 0.19 * stages
         figure, panels = plt.subplots(
-            len(timelines), 1, figsize=(11, 2.6 * len(timelines)), sharex=True, layout="constrained"
+            len(timelines), 1, figsize=(11, height * len(timelines) + 0.8), sharex=True, layout="constrained"
         )
-        for axes, (policy, spans) in zip(panels, timelines.items(), strict=True):
-            _timeline(axes, spans, useful[policy], stages, window)
-            tokens = [t for t in verdicts[policy] if window[0] <= t <= window[1]]
-            axes.plot([1000 * (t - window[0]) for t in tokens], [stages - 0.1] * len(tokens), "v", color=INK, ms=4.5)
-            axes.set_title(f"{policy}", loc="left", fontsize=12, weight="bold", color=COLOURS[policy])
+        for axes, (policy, timeline) in zip(panels, timelines.items(), strict=True):
+            start = timeline.times[0] + after - stages * 0.02
+            _timeline(axes, timeline.spans, timeline.decided, stages, (start, start + seconds))
+            tokens = [1000 * (t - start) for t in timeline.times if start <= t <= start + seconds]
+            axes.plot(tokens, [stages + 0.55] * len(tokens), "^", color=INK, ms=4.5, clip_on=False)
+            axes.set_title(policy, loc="left", fontsize=12, weight="bold", color=COLOURS[policy])
             axes.set_title(f"{len(tokens)} tokens", loc="right", fontsize=11)
-        panels[-1].set_xlabel("milliseconds")
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13, weight="bold")
+        panels[-1].set_xlabel(f"milliseconds        ({draft})")
+        marker = Line2D([], [], marker="^", color=INK, ls="", ms=5, label="a token is known")
         legend = [
-            Patch(color=USEFUL, label="a batch that decides tokens (paler: one, darker: several)"),
-            Patch(color=WASTED, label="a batch of which nothing comes true"),
+            Patch(color=USEFUL, alpha=0.5, label="a batch that decides one token"),
+            Patch(color=USEFUL, label="two or more"),
+            Patch(color=WASTED, label="none: its predictions do not come true"),
+            marker,
         ]
-        figure.legend(handles=legend, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+        figure.legend(handles=legend, loc="outside upper center", ncols=4, frameon=False, fontsize=10)
         _save(figure, file)
 
 
@@ -140,12 +134,12 @@ def _timeline(
             1000 * (right - left) - 0.8,
             0.84,
             facecolor=USEFUL if tokens else WASTED,
-            alpha=min(1.0, 0.45 + 0.22 * tokens) if tokens else 1.0,
+            alpha=0.5 if tokens == 1 else 1.0,
             lw=0,
         )
         axes.add_patch(box)
     axes.set_xlim(0, 1000 * (window[1] - window[0]))
-    axes.set_ylim(stages + 0.25, -0.05)
+    axes.set_ylim(stages + 0.9, -0.05)
     axes.set_yticks([stage + 0.5 for stage in range(stages)], [f"{stage}" for stage in range(stages)], fontsize=8)
     axes.set_ylabel("stage")
     axes.tick_params(length=0)
