@@ -155,7 +155,8 @@ def assemble_app(
         timeout=serving.request_timeout_seconds,
     )
     metrics = RequestMetrics(registry, models.resource.served_name)
-    return create_app(engine, models.tokenizer, metrics, api_key=_api_key(config.api_key_file)), engine
+    key = _api_key(config.api_key_file)
+    return create_app(engine, models.tokenizer, metrics, api_key=key, health=head.health), engine
 
 
 def _api_key(file: Path | None) -> str | None:

@@ -20,6 +20,7 @@ from draft_service.speculation import Speculation
 from draft_service.transit import Patience, Transit
 from pipedec.cost import StepCost
 from pipedec.errors import PipeDecError, ProtocolError, UnavailableError
+from pipedec.health import Health
 from pipedec.metrics.head import HeadState
 from pipedec.wire import codec
 from pipedec.wire.messages import BEAT_SECONDS, Heartbeat, Refused, Shutdown, Started, Verdict
@@ -92,6 +93,7 @@ class Head:
         self._deliver: Callable[[Sequence[Output]], None] = lambda outputs: None
         self._fail: Callable[[PipeDecError], None] = lambda error: None
         self.status = HeadStatus()
+        self.health = Health()
 
     # What other threads may call.
 
@@ -147,6 +149,7 @@ class Head:
     def _turn(self) -> None:
         self._poller.wait(max(0.0, self._next_tick - time.monotonic()))
         self._wakeup.clear()
+        self.health.beat()
         while self._notes:
             self._notes.popleft()()
         self._receive_control()

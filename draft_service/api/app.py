@@ -32,6 +32,7 @@ from draft_service.api.transcript import Delta
 from draft_service.generation import Engine
 from draft_service.text import Tokenizer
 from pipedec.errors import RequestError, UnavailableError
+from pipedec.health import Health
 from pipedec.metrics import expose
 from pipedec.metrics.requests import RequestMetrics
 
@@ -46,8 +47,12 @@ def create_app(
     *,
     api_key: str | None = None,
     max_body_bytes: int = 1 << 20,
+    health: Health | None = None,
 ) -> FastAPI:
-    """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; `api_key`, if set, guards `/v1`."""
+    """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; `api_key`, if set, guards `/v1`.
+
+    `/health` also fails when `health` does: an endpoint that answers before a head that hangs is of no use.
+    """
     middleware = [Middleware(RequestEnvelope, responses=metrics.http_responses)]
     if api_key is not None:
         middleware.append(Middleware(BearerAuth, api_key=api_key))
@@ -61,7 +66,7 @@ def create_app(
         middleware=middleware,
     )
     install_error_handlers(app)
-    endpoint = Endpoint(engine, tokenizer, metrics)
+    endpoint = Endpoint(engine, tokenizer, metrics, health or Health())
     app.include_router(_service_routes(endpoint))
     app.include_router(_openai_routes(endpoint, with_key=api_key is not None))
     return app
@@ -70,7 +75,7 @@ def create_app(
 def _service_routes(endpoint: Endpoint) -> APIRouter:
     """Routes for probes and for Prometheus."""
     router = APIRouter(tags=["service"])
-    alive: Responses = {200: {"model": Status, "description": "The process is alive."}}
+    alive: Responses = {200: {"model": Status, "description": "The process makes progress."}, **errors(503)}
     ready: Responses = {200: {"model": Status, "description": "The pipeline answers."}, **errors(503)}
     exposition: Responses = {200: {"content": {"text/plain": {}}, "description": "Prometheus' exposition."}}
     router.add_api_route("/health", endpoint.health, responses=alive)
@@ -100,12 +105,14 @@ def _openai_routes(endpoint: Endpoint, with_key: bool) -> APIRouter:
 class Endpoint:
     """What the routes do."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, metrics: RequestMetrics) -> None:
-        self._engine, self._tokenizer, self._metrics = engine, tokenizer, metrics
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, metrics: RequestMetrics, health: Health) -> None:
+        self._engine, self._tokenizer, self._metrics, self._health = engine, tokenizer, metrics, health
         self._admitter = Admitter(tokenizer, engine.info)
         self._created = int(time.time())
 
     async def health(self) -> JSONResponse:
+        if seconds := self._health.stuck_seconds():
+            raise UnavailableError(f"the head has been stuck for {seconds:.0f} s", LOADING_RETRY_SECONDS)
         return JSONResponse({"status": "ok"})
 
     async def ready(self) -> JSONResponse:
