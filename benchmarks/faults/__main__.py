@@ -28,7 +28,7 @@ import psutil
 from benchmarks.faults.inject import KINDS, Injector, NotRecovered
 from benchmarks.faults.load import TIMEOUT, Load, questions
 from benchmarks.faults.pipeline import Pipeline, troubled
-from benchmarks.faults.report import Memory, quarters, report
+from benchmarks.faults.report import Mark, Memory, periods, report
 from pipedec.cli.local import Local
 from pipedec.cli.serve import serve
 from pipedec.cli.up import local_pipeline
@@ -81,6 +81,13 @@ class Watch:
             if time.time() - process.create_time() > 30:
                 self._first.setdefault((name, process.pid), process.memory_info().rss)
 
+    def mark(self) -> Mark:
+        """How all processes stand now."""
+        processes = self._pipeline.processes().values()
+        times = [process.cpu_times() for process in processes]
+        resident = sum(process.memory_info().rss for process in processes)
+        return Mark(time.monotonic(), sum(each.user + each.system for each in times), resident)
+
     def report(self) -> list[Memory]:
         return [
             Memory(name, process.pid, self._first.get((name, process.pid), rss), rss)
@@ -100,11 +107,13 @@ async def measure(pipeline: Pipeline, options: argparse.Namespace) -> dict[str, 
         watching = asyncio.create_task(watch.run())
         running = asyncio.create_task(load.run(options.clients, options.seed))
         injector = Injector(pipeline, client, load, random.Random(options.seed))
+        marks = [watch.mark()]
         if options.kill:
             await injector.run(options.kill, start + 60 * options.minutes)
         else:
-            await asyncio.sleep(60 * options.minutes)
-        end = time.monotonic()
+            for _ in range(4):
+                await asyncio.sleep(60 * options.minutes / 4)
+                marks.append(watch.mark())
         load.stopping = True
         await running
         watching.cancel()
@@ -112,7 +121,7 @@ async def measure(pipeline: Pipeline, options: argparse.Namespace) -> dict[str, 
         result = report(load, injector.faults, leaked, watch.report())
         result["epochs_lost"] = int(await pipeline.metric(client, "pipedec_head_epochs_lost_total"))
         if not options.kill:
-            result["quarters"] = quarters(load, start, end)
+            result["quarters"] = periods(load, marks)
         return result
 
 

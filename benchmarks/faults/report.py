@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.faults.inject import Fault
@@ -34,19 +35,30 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 
 
-def quarters(load: Load, start: float, end: float) -> list[dict[str, float]]:
-    """Throughput and latency of each quarter of a run."""
-    length, rows = (end - start) / 4, []
-    for number in range(4):
-        begin, stop = start + number * length, start + (number + 1) * length
-        latencies = [seconds for at, seconds in load.latencies if begin <= at < stop]
-        pieces = sum(begin <= at < stop for at in load.token_times)
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """All processes of a pipeline at one moment: CPU seconds so far, and resident bytes."""
+
+    at: float
+    cpu: float
+    resident: int
+
+
+def periods(load: Load, marks: Sequence[Mark]) -> list[dict[str, float]]:
+    """Throughput, latency and memory between each two marks. On a machine that others use too, compare the
+    throughput per CPU second."""
+    rows = []
+    for begin, end in pairwise(marks):
+        length = end.at - begin.at
+        latencies = [seconds for at, seconds in load.latencies if begin.at <= at < end.at] or [0.0]
+        pieces = sum(begin.at <= at < end.at for at in load.token_times)
         rows.append(
             {
-                "requests_per_s": round(len(latencies) / length, 3),
                 "streamed_pieces_per_s": round(pieces / length, 2),
-                "latency_median_s": round(statistics.median(latencies), 3) if latencies else 0.0,
-                "latency_p99_s": round(quantile(latencies, 0.99), 3) if latencies else 0.0,
+                "streamed_pieces_per_cpu_s": round(pieces / (end.cpu - begin.cpu), 2),
+                "latency_median_s": round(statistics.median(latencies), 3),
+                "latency_p99_s": round(quantile(latencies, 0.99), 3),
+                "mib": round(end.resident / MIB, 1),
             }
         )
     return rows

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.faults.inject import Fault
 from benchmarks.faults.load import Answer, Load, RequestFailed, questions
 from benchmarks.faults.proxy import Proxy
-from benchmarks.faults.report import Memory, quantile, quarters, report
+from benchmarks.faults.report import Mark, Memory, periods, quantile, report
 from pipedec.cli.ports import LOOPBACK, free_ports
 
 
@@ -103,5 +103,8 @@ def test_what_is_reported() -> None:
     assert told["recovery_by_kind_s"] == {"link": 2.0, "stage": 4.0}
     assert (told["requests"], told["leaked_slots"]) == (2, 2)
     assert told["memory"] == [{"process": "draft", "mib": 3.0, "growth_mib": 2.0}]
-    assert [quarter["streamed_pieces_per_s"] for quarter in quarters(load, 0.0, 8.0)] == [0.5, 0.0, 0.0, 1.0]
+    first, second = periods(load, [Mark(0.0, 1.0, 2**20), Mark(4.0, 1.5, 2**21), Mark(8.0, 2.5, 2**21)])
+    assert (first["streamed_pieces_per_s"], second["streamed_pieces_per_s"]) == (0.25, 0.5)
+    assert (first["streamed_pieces_per_cpu_s"], second["streamed_pieces_per_cpu_s"]) == (2.0, 2.0)
+    assert (first["latency_median_s"], second["latency_median_s"], second["mib"]) == (0.5, 1.5, 2.0)
     assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
