@@ -55,7 +55,7 @@ def test_examples_are_valid(path: Path) -> None:
 def test_what_is_left_out_has_a_default() -> None:
     spec = parse_manifest(manifest()).spec
     assert (spec.replicas, spec.policy, spec.model.dtype, spec.draft_dtype) == (1, "adaptive", "bfloat16", "bfloat16")
-    assert (spec.speculation.width, spec.speculation.children, spec.max_rows) == (32, 16, 32)
+    assert (spec.speculation.width, spec.speculation.children, spec.max_rows) == (64, 16, 64)
     assert (spec.serving.max_sequences, spec.serving.port, spec.suspend) == (16, 8000, False)
 
 
@@ -188,7 +188,7 @@ def test_limits_follow_the_model() -> None:
     assert serving(maxContext=16384).spec.serving.context(131072) == 16384
     with pytest.raises(ManifestError, match=r"spec\.serving\.maxContext: is 4096, but the model's own limit is 2048"):
         serving(maxContext=4096).spec.serving.context(2048)
-    assert serving(maxContext=100, maxSequences=2).spec.kv_slots(2048) == 200 + 5 * 32
+    assert serving(maxContext=100, maxSequences=2).spec.kv_slots(2048) == 200 + 5 * 64
     assert serving(kvSlots=500).spec.kv_slots(2048) == 500
 
 
