@@ -15,7 +15,7 @@ from benchmarks.recording import Transcript, load
 from pipedec.policy import PolicyName, make_policy
 
 STATIC_WIDTHS = (4, 8, 16, 32)
-STATIC_DEPTHS = (2, 4, 6, 8, 11)
+STATIC_DEPTHS = (1, 2, 3, 4, 6, 8, 11)
 TUNING_PROMPTS = 12
 OVERALL = "all"
 
