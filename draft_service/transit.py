@@ -11,7 +11,7 @@ from collections import deque
 from pipedec.errors import ProtocolError
 
 FACTOR = 10.0  # times what as many rows took lately: beyond that it hangs
-FADING = 0.98  # of what was slowest, with every later answer
+FADING = 0.9  # of what was slowest, with every later answer
 
 
 class Patience:
@@ -23,9 +23,9 @@ class Patience:
         self._slowest: dict[int, float] = {}  # by rows, rounded up to a power of two
 
     def learn(self, rows: int, seconds: float) -> None:
-        """So many rows were answered after so long."""
-        bucket = _bucket(rows)
-        self._slowest[bucket] = max(seconds, FADING * self._slowest.get(bucket, 0.0))
+        """So many rows were answered after so long. One answer at most doubles the limit: it may have been a fault."""
+        bucket, most = _bucket(rows), 2 * self.limit(rows) / FACTOR
+        self._slowest[bucket] = max(min(seconds, most), FADING * self._slowest.get(bucket, 0.0))
 
     def run_out(self, rows: int) -> None:
         """So many rows were not answered within the limit: the next time it is twice as long."""

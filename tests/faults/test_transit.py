@@ -19,10 +19,17 @@ def test_patience_is_learnt_by_rows() -> None:
     assert patience.limit(1) == 1.0
 
 
+def test_a_single_slow_answer_at_most_doubles_the_limit() -> None:
+    patience = Patience(floor=3.0, first=60.0)
+    patience.learn(4, 0.01)
+    patience.learn(4, 30.0)
+    assert patience.limit(4) == pytest.approx(6.0)
+
+
 def test_the_slowest_fades_while_others_are_faster() -> None:
     patience = Patience(floor=0.0, first=60.0)
     patience.learn(1, 1.0)
-    for _ in range(200):
+    for _ in range(50):
         patience.learn(1, 0.1)
     assert FACTOR * 0.1 <= patience.limit(1) < FACTOR * 0.11
 
