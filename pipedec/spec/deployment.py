@@ -89,8 +89,8 @@ class Speculation(Strict):
     level of the tree per step, as in the paper. adaptive: best candidates of all depths, under a measured row
     budget. Absent: adaptive with a draft, none without."""
     width: Annotated[int, Field(ge=1, le=64)] = 64
-    """Most nodes of one request in one level of the tree; with policy adaptive, which sends fewer where they do not pay,
-    most predictions in one step."""
+    """Most nodes of one request in one level of the tree; with policy adaptive, which sends fewer where they do not
+    pay, most predictions in one step."""
     children: Annotated[int, Field(ge=1, le=64)] = 16
     """Most children the draft proposes for one node."""
     depth: Annotated[int, Field(ge=1, le=32)] | None = None
