@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -52,7 +53,9 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
 def main() -> int:
     config = DraftConfig.from_env()
     logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s draft: %(message)s")
-    asyncio.run(run(config, load_models(config)))
+    models = load_models(config)
+    gc.freeze()  # what is loaded stays: the collector need not walk it again with every tree that comes and goes
+    asyncio.run(run(config, models))
     return 0
 
 
