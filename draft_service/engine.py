@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from draft_service.generation import EngineInfo, GenerationRequest, TokenEvent
-from draft_service.loop import Head, HeadStatus
+from draft_service.loop import Head
 from draft_service.scheduler import Output
 from pipedec.errors import PipeDecError, RequestError, UnavailableError
 
@@ -38,10 +38,6 @@ class PipelineEngine:
         head.listen(self._deliver_soon, self._fail_soon)
 
     @property
-    def status(self) -> HeadStatus:
-        return self._head.status
-
-    @property
     def ready(self) -> bool:
         return self._head.status.ready and not self._draining
 
@@ -54,11 +50,6 @@ class PipelineEngine:
         if self._draining:
             return "shutting down"
         return self._head.status.reason
-
-    @property
-    def num_requests(self) -> int:
-        """Requests that run or wait."""
-        return len(self._streams)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """Events of one request, in order; closing the iterator cancels it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from benchmarks.faults.proxy import Proxy
+from benchmarks.up import services
 from pipedec.cli.local import LocalPipeline
 from pipedec.cli.ports import LOOPBACK, free_ports
 
@@ -39,7 +40,7 @@ class Pipeline:
 
     def processes(self) -> dict[str, psutil.Process]:
         """Its running processes, by name."""
-        return dict(_services(psutil.Process()))
+        return services(psutil.Process())
 
     async def metric(self, client: httpx.AsyncClient, name: str) -> float:
         """A value that the draft process exports."""
@@ -51,17 +52,6 @@ class Pipeline:
 
     async def ready(self, client: httpx.AsyncClient) -> bool:
         return (await client.get(f"{self.url}/ready")).status_code == httpx.codes.OK
-
-
-def _services(parent: psutil.Process) -> Iterator[tuple[str, psutil.Process]]:
-    for child in parent.children():
-        try:
-            environment = child.environ()
-        except psutil.Error:  # it has just ended
-            continue
-        if "PIPEDEC_MANIFEST" in environment:
-            index = environment.get("PIPEDEC_STAGE_INDEX")
-            yield "draft" if index is None else f"stage {index}", child
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.hostile.storm import storm
 from benchmarks.hostile.trial import HIDDEN, harmless, resource, trial
-from benchmarks.hostile.up import running
+from benchmarks.up import running
 from tests.tiny import tiny_model
 
 

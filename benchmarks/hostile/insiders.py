@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import zmq
 
-from benchmarks.hostile.up import Target
+from benchmarks.up import Target
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.codec import encode
 from pipedec.wire.keys import Keys

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import zmq
 
-from benchmarks.hostile.up import Target
+from benchmarks.up import Target
 from pipedec.wire.keys import Keys
 
 HANDSHAKE_SECONDS = 0.02  # that a stranger waits before it hangs up

@@ -17,7 +17,7 @@ import httpx
 from benchmarks.faults.load import TIMEOUT, Load, questions
 from benchmarks.hostile.insiders import Insider, connected, send_huge
 from benchmarks.hostile.strangers import http, raw_bytes, with_wrong_keys, without_keys
-from benchmarks.hostile.up import Target, Up
+from benchmarks.up import Target, Up
 from pipedec.wire.keys import Keys, load_keys
 
 MODEL, HIDDEN = "under-test", 32  # of the pipeline that `resource` describes

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.hostile.trial import resource
-from benchmarks.hostile.up import Up, running
+from benchmarks.up import Up, running
 from tests.tiny import tiny_model
 
 DRAIN_SECONDS = 8

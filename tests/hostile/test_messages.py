@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from benchmarks.hostile.trial import harmless, trial
-from benchmarks.hostile.up import Up
+from benchmarks.up import Up
 from tests.hostile.conftest import STAGES
 
 GROWTH_MIB = 24  # allocators round up; a leak of every message would be seen at ten times the messages

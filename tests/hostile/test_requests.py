@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from benchmarks.hostile.storm import storm
-from benchmarks.hostile.up import Up
+from benchmarks.up import Up
 
 REQUESTS = 250
 

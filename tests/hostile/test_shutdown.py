@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from benchmarks.hostile.trial import MODEL
-from benchmarks.hostile.up import Up
+from benchmarks.up import Up
 from tests.sockets import until
 
 SHORT, LONG = 16, 240

@@ -38,16 +38,7 @@ class Up:
 
     def processes(self) -> dict[str, psutil.Process]:
         """Its services, by name."""
-        services = {}
-        for child in self.parent.children():
-            try:
-                environment = child.environ()
-            except psutil.Error:  # it has just ended
-                continue
-            if "PIPEDEC_MANIFEST" in environment:
-                index = environment.get("PIPEDEC_STAGE_INDEX")
-                services["draft" if index is None else f"stage {index}"] = child
-        return dict(sorted(services.items()))
+        return services(self.parent)
 
     @property
     def keys_dir(self) -> Path:
@@ -67,6 +58,20 @@ class Up:
             ports = {link.laddr.port for link in process.net_connections("tcp") if link.status == psutil.CONN_LISTEN}
             found += [Target(name, roles.get(port, other), port) for port in sorted(ports)]
         return found
+
+
+def services(parent: psutil.Process) -> dict[str, psutil.Process]:
+    """The service processes among the children of a process, by name."""
+    found = {}
+    for child in parent.children():
+        try:
+            environment = child.environ()
+        except psutil.Error:  # it has just ended
+            continue
+        if "PIPEDEC_MANIFEST" in environment:
+            index = environment.get("PIPEDEC_STAGE_INDEX")
+            found["draft" if index is None else f"stage {index}"] = child
+    return dict(sorted(found.items()))
 
 
 @contextmanager
