@@ -57,7 +57,7 @@ def test_another_policy_restarts_the_draft_alone(lab: Lab) -> None:
     lab.write(spec())
     lab.settle()
     before = templates(lab)
-    lab.write(spec(speculation={"policy": "pipedec", "width": 32}))
+    lab.write(spec(speculation={"policy": "pipedec", "children": 8}))
     lab.settle()
     after = templates(lab)
     assert {name for name in before if before[name] != after[name]} == {"lion-0-draft"}
