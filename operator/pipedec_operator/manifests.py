@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -193,10 +194,20 @@ def _disruption_budget(resource: PipeDecDeployment, group: int, kind: Kind) -> O
 
 
 def _pod_monitor(resource: PipeDecDeployment, kind: Kind) -> Object:
+    """Series carry the pipeline, replica and stage that they are of, beside the namespace and pod that a PodMonitor
+    gives; what a program says of these itself (the head tells of every stage) goes before."""
     name = resource.metadata.name
+    relabelings: list[Object] = [
+        {"sourceLabels": ["__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", label)], "targetLabel": target}
+        for label, target in names.TARGET_LABELS.items()
+    ]
+    endpoint = {
+        "path": "/metrics",
+        "honorLabels": True,
+        "relabelings": [*relabelings, {"targetLabel": "job", "replacement": names.JOB}],
+    }
     spec = {
         "selector": {"matchLabels": names.selector(name)},
-        "podMetricsEndpoints": [{"port": port, "path": "/metrics"} for port in ("http", "metrics")],
-        "podTargetLabels": [names.DEPLOYMENT, names.GROUP_INDEX, names.STAGE_INDEX],
+        "podMetricsEndpoints": [{"port": port, **endpoint} for port in ("http", "metrics")],
     }
     return _object(kind, name, spec=spec)

@@ -30,6 +30,9 @@ DATA_PORT, CONTROL_PORT, VERDICT_PORT, METRICS_PORT = 7000, 7001, 7002, 9000
 
 STAGE, DRAFT = "stage", "draft"
 
+JOB = "pipedec"  # in Prometheus, with these labels of pods as labels of all their series
+TARGET_LABELS = {DEPLOYMENT: "pipeline", GROUP_INDEX: "replica", STAGE_INDEX: "stage"}
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
