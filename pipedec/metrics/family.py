@@ -1,0 +1,88 @@
+"""What a metric is, said once: the services build their metrics from it, and docs/metrics.md is written from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: `name` as it is scraped (a counter's ends in `_total`, a histogram's has no `_bucket`), what one of
+    its values counts (`unit`), and a PromQL query that shows its use.
+
+    `labels` maps each label to the values it can have, or to a sentence that says what bounds them.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    text: str
+    query: str
+    labels: Mapping[str, Sequence[str] | str] = field(default_factory=dict)
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def stem(self) -> str:
+        """The name as prometheus-client has it: without the suffix that it adds."""
+        return self.name.removesuffix("_total")
+
+    def counter(self, registry: CollectorRegistry) -> Counter:
+        assert self.kind == "counter"
+        return Counter(self.stem, self.text, tuple(self.labels), registry=registry)
+
+    def gauge(self, registry: CollectorRegistry) -> Gauge:
+        assert self.kind == "gauge"
+        return Gauge(self.name, self.text, tuple(self.labels), registry=registry)
+
+    def histogram(self, registry: CollectorRegistry) -> Histogram:
+        assert self.kind == "histogram"
+        return Histogram(self.name, self.text, tuple(self.labels), registry=registry, buckets=self.buckets)
+
+    # For a collector, which gives values when it is asked.
+
+    def counts(self) -> CounterMetricFamily:
+        assert self.kind == "counter"
+        return CounterMetricFamily(self.stem, self.text, labels=tuple(self.labels))
+
+    def values(self) -> GaugeMetricFamily:
+        assert self.kind == "gauge"
+        return GaugeMetricFamily(self.name, self.text, labels=tuple(self.labels))
+
+    def distributions(self) -> HistogramMetricFamily:
+        assert self.kind == "histogram"
+        return HistogramMetricFamily(self.name, self.text, labels=tuple(self.labels))
+
+
+class Catalogue:
+    """The metrics of one concern, in the order of their declaration; all of them have `labels`, and may have more."""
+
+    def __init__(self, **labels: Sequence[str] | str) -> None:
+        self._labels = labels
+        self._families: list[Family] = []
+
+    def counter(self, name: str, unit: str, text: str, query: str, /, **labels: Sequence[str] | str) -> Family:
+        return self._declare(Family(name, "counter", unit, text, query, {**self._labels, **labels}))
+
+    def gauge(self, name: str, unit: str, text: str, query: str, /, **labels: Sequence[str] | str) -> Family:
+        return self._declare(Family(name, "gauge", unit, text, query, {**self._labels, **labels}))
+
+    def histogram(
+        self, name: str, unit: str, text: str, query: str, buckets: Sequence[float], /, **labels: Sequence[str] | str
+    ) -> Family:
+        return self._declare(
+            Family(name, "histogram", unit, text, query, {**self._labels, **labels}, tuple(map(float, buckets)))
+        )
+
+    def _declare(self, family: Family) -> Family:
+        self._families.append(family)
+        return family
+
+    def __iter__(self) -> Iterator[Family]:
+        return iter(self._families)
