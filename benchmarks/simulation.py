@@ -208,6 +208,8 @@ class Simulation:
             generated.tokens.append(event.token)
             generated.times.append(self.now)
             generated.statistics = event.statistics
+        for _, error in self.scheduler.take_failed():
+            raise error
         self._pump()
 
 

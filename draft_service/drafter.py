@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from pipedec.errors import ModelError
 from pipedec.model.executor import SpanExecutor
 from pipedec.wire.messages import Batch
 
@@ -24,7 +25,8 @@ class Proposer(Protocol):
         """Forget all requests and hold that many KV slots: batches begin anew."""
 
     def propose(self, batch: Batch) -> Sequence[Children]:
-        """Children for each tree row of the batch, whose ops and prefill tokens are applied first."""
+        """Children for each tree row of the batch, whose ops and prefill tokens are applied first. Whatever is raised
+        means that there are no predictions until it is reset."""
 
 
 class Drafter:
@@ -51,7 +53,10 @@ class Drafter:
         if self._adjust is not None:
             logits = self._adjust(batch, logits)
         best = logits.log_softmax(-1).topk(min(self._children, logits.shape[-1]))
+        sound = best.values.isfinite().any(-1).tolist()  # NaN spoils its whole row
+        if not any(sound):
+            raise ModelError("the draft model's logits are not numbers")
         return [
-            list(zip(tokens, values, strict=True))
-            for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            list(zip(tokens, values, strict=True)) if numbers else []
+            for tokens, values, numbers in zip(best.indices.tolist(), best.values.tolist(), sound, strict=True)
         ]

@@ -103,13 +103,13 @@ class PipelineEngine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
-        self._fail(UnavailableError("the service is shutting down", retry_after=5.0))
+        self._fail(UnavailableError("the service is shutting down", retry_after=5.0), None)
 
     def _deliver_soon(self, outputs: Sequence[Output]) -> None:
         self._soon(lambda: self._deliver(outputs))
 
-    def _fail_soon(self, error: PipeDecError) -> None:
-        self._soon(lambda: self._fail(error))
+    def _fail_soon(self, error: PipeDecError, key: int | None) -> None:
+        self._soon(lambda: self._fail(error, key))
 
     def _soon(self, callback: Callable[[], None]) -> None:
         try:
@@ -125,6 +125,7 @@ class PipelineEngine:
             if (stream := self._streams.get(key)) is not None:
                 stream.put_nowait(events)
 
-    def _fail(self, error: PipeDecError) -> None:
-        for stream in self._streams.values():
-            stream.put_nowait(error)
+    def _fail(self, error: PipeDecError, key: int | None) -> None:
+        for each, stream in self._streams.items():
+            if key in (None, each):
+                stream.put_nowait(error)

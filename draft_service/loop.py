@@ -31,6 +31,8 @@ WARM_UP = -1  # key of the request that proves that a forward pass works before 
 CONNECT_SECONDS = 5.0  # for the link to stage 0, once that stage has said that it listens
 PATIENCE_SECONDS = (10.0, 120.0)  # for a batch in the pipeline: at least, and as long as none has ever come back
 
+Fail = Callable[[PipeDecError, int | None], None]  # ends the request of this key, or every one
+
 _log = logging.getLogger(__name__)
 
 
@@ -91,14 +93,14 @@ class Head:
         self._rejected = 0
         self._stopping = False
         self._deliver: Callable[[Sequence[Output]], None] = lambda outputs: None
-        self._fail: Callable[[PipeDecError], None] = lambda error: None
+        self._fail: Fail = lambda error, key: None
         self.status = HeadStatus()
         self.health = Health()
 
     # What other threads may call.
 
-    def listen(self, deliver: Callable[[Sequence[Output]], None], fail: Callable[[PipeDecError], None]) -> None:
-        """Where events go, and what ends every request; both are called in the head's thread. Before `run`."""
+    def listen(self, deliver: Callable[[Sequence[Output]], None], fail: Fail) -> None:
+        """Where events go, and what ends requests; both are called in the head's thread. Before `run`."""
         self._deliver, self._fail = deliver, fail
 
     def submit(self, key: int, request: GenerationRequest) -> None:
@@ -138,7 +140,7 @@ class Head:
             while not self._stopping:
                 self._turn()
         except BaseException:
-            self._fail(UnavailableError("the pipeline's head has failed and is being restarted", retry_after=5.0))
+            self._fail(UnavailableError("the pipeline's head has failed and is being restarted", retry_after=5.0), None)
             raise
         finally:
             self.status = replace(self.status, ready=False, reason="stopped")
@@ -239,11 +241,15 @@ class Head:
             self._speculation.begin(slots)
         self.status = replace(self.status, epoch=epoch, ready=self.status.ever_ready, reason="warming up")
         if not self.status.ever_ready:
+            self._scheduler.abort(WARM_UP)
             self._scheduler.submit(WARM_UP, GenerationRequest(prompt=(0, 0), max_tokens=1))
         return ()
 
     def _work(self) -> None:
-        """Send what can be sent: cancellations, the next batch, the draft model's next run."""
+        """Say what failed, and send what can be sent: cancellations, the next batch, the draft model's next run."""
+        for key, error in self._scheduler.take_failed():
+            _log.error("request %d is given up: %s", key, error)
+            self._fail(error, key)
         if (cancel := self._scheduler.take_cancel()) is not None:
             for peer in self._members.peers:
                 if not self._links.control.send(peer, cancel):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from draft_service.generation import GenerationRequest, TokenEvent
 from draft_service.sequence import Sequence, Waiting
+from pipedec.errors import PipeDecError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
 from pipedec.policy import Policy
 from pipedec.slots import SlotAllocator
@@ -45,6 +46,7 @@ class Scheduler:
         self.running: dict[int, Sequence] = {}  # by id, oldest first
         self.waiting: deque[Waiting] = deque()
         self.draft_available = policy.children > 0
+        self._failed: list[tuple[int, PipeDecError]] = []
         self._next_id = 0
         self._draft_epoch = 0
         self._draft_job: list[tuple[Sequence, Node]] | None = None
@@ -67,7 +69,7 @@ class Scheduler:
     def start_epoch(self, epoch: int, num_slots: int) -> None:
         """A new formation with empty KV: every running request starts again from prompt and emitted tokens."""
         for sequence in reversed(self.running.values()):
-            self.waiting.appendleft(_suspended(sequence))
+            self.waiting.appendleft(sequence.suspended())
         self.running.clear()
         self.epoch = epoch
         self._allocator = SlotAllocator(num_slots)
@@ -75,8 +77,23 @@ class Scheduler:
         self._reset_draft()
 
     def stop_epoch(self) -> None:
-        """The formation is lost; requests stay as they are until `start_epoch`."""
+        """The formation is lost. Requests stay as they are until `start_epoch`, but for one that must be the cause."""
         self.epoch = None
+        caught = frozenset[int]().union(*self._in_flight)
+        self._in_flight.clear()
+        for sequence in [s for s in self.running.values() if s.key in caught]:
+            sequence.meet_loss(alone=len(caught) == 1)
+            if sequence.suspicion.is_guilty:
+                self._fail(sequence, "the pipeline breaks down whenever it computes this request, even alone")
+
+    def take_failed(self) -> list[tuple[int, PipeDecError]]:
+        """Requests that cannot be finished, by key, since the last call. Nothing more comes of them."""
+        failed, self._failed = self._failed, []
+        return failed
+
+    def _fail(self, sequence: Sequence, reason: str) -> None:
+        self._release(sequence)
+        self._failed.append((sequence.key, UnfinishableError(reason)))
 
     def lose_draft(self) -> None:
         """Go on without speculation until `restore_draft`."""
@@ -93,7 +110,7 @@ class Scheduler:
     def _reset_pipeline(self) -> None:
         self._step = 0  # of the next batch
         self._started = -1  # the newest step whose successor stage 0 wants
-        self._in_flight = 0
+        self._in_flight: deque[frozenset[int]] = deque()  # keys of the requests in each batch, oldest first
         self._ops: list[Op] = []
         self._dead: list[tuple[int, int]] = []
 
@@ -116,11 +133,11 @@ class Scheduler:
     @property
     def in_flight(self) -> int:
         """Batches in the pipeline."""
-        return self._in_flight
+        return len(self._in_flight)
 
     def compose(self) -> Batch | None:
         """The next batch, or None while there is nothing to send or no credit to send it."""
-        if self.epoch is None or self._in_flight > self.limits.stages:
+        if self.epoch is None or self.in_flight > self.limits.stages:
             return None
         if self._started < self._step - 1 and not self._all_dead():
             return None  # a batch would only grow stale in stage 0's queue
@@ -135,12 +152,14 @@ class Scheduler:
         self.counts.prefill_rows += prefilled
         self.counts.certain_rows += len(certain)
         self.counts.predicted_rows += len(predicted)
-        for sequence in {row.request: self.running[row.request] for row in rows}.values():
+        carried = {self.running[row.request] for row in rows}
+        for sequence in carried:
             sequence.statistics.steps += 1
+        carried |= {self.running[op.request] for op in self._ops if isinstance(op, Prefill)}
         batch = Batch(self.epoch, self._step, tuple(self._ops), Rows.of(rows))
         self._ops = []
         self._step += 1
-        self._in_flight += 1
+        self._in_flight.append(frozenset(sequence.key for sequence in carried))
         return batch
 
     def _all_dead(self) -> bool:
@@ -150,16 +169,26 @@ class Scheduler:
         )
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self.limits.max_sequences:
-            entry = self.waiting[0]
-            prompt = len(entry.request.prompt) + len(entry.output) - 1
-            if self._allocator.num_free < prompt + 1 + self._reserve():
-                break
-            self.waiting.popleft()
-            sequence = Sequence(self._next_id, entry.key, entry.request, entry.output, entry.statistics)
-            self._next_id += 1
-            sequence.slots.extend(self._allocator.allocate(prompt))
-            self.running[sequence.id] = sequence
+        if any(sequence.suspicion.is_suspect for sequence in self.running.values()):
+            return
+        if (suspect := next((entry for entry in self.waiting if entry.suspicion.is_suspect), None)) is not None:
+            while self.running:
+                self._preempt_youngest()
+            if self._fits(suspect):
+                self.waiting.remove(suspect)
+                self._begin(suspect)
+            return
+        while self.waiting and len(self.running) < self.limits.max_sequences and self._fits(self.waiting[0]):
+            self._begin(self.waiting.popleft())
+
+    def _fits(self, entry: Waiting) -> bool:
+        return self._allocator.num_free >= entry.num_prefill + 1 + self._reserve()
+
+    def _begin(self, entry: Waiting) -> None:
+        sequence = Sequence(self._next_id, entry)
+        self._next_id += 1
+        sequence.slots.extend(self._allocator.allocate(entry.num_prefill))
+        self.running[sequence.id] = sequence
 
     def _reserve(self) -> int:
         """Slots that predictions leave free, so that every sequence can send its cursor."""
@@ -190,11 +219,12 @@ class Scheduler:
     def _is_held(self, sequence: Sequence) -> bool:
         """Whether the cursor waits for its tree; not where the draft model is gone, or has no slots to go on."""
         drafting = self._draft_job is not None or self._allocator.num_free > self._reserve()
-        return self.draft_available and drafting and self.policy.holds(sequence.tree)
+        speculates = self.draft_available and sequence.suspicion.speculates
+        return speculates and drafting and self.policy.holds(sequence.tree)
 
     def _predicted_rows(self) -> list[Row]:
         rows: list[Row] = []
-        by_tree = {id(s.tree): s for s in self.running.values() if s.tree.root.sent}
+        by_tree = {id(s.tree): s for s in self.running.values() if s.tree.root.sent and s.suspicion.speculates}
         for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
             if len(rows) >= self.limits.max_rows or not self._has_room(node):
                 break
@@ -218,7 +248,7 @@ class Scheduler:
         """Tokens were decided: advance, prune, free. A verdict of another epoch changes nothing."""
         if verdict.epoch != self.epoch:
             return []
-        self._in_flight -= 1
+        self._in_flight.popleft()
         outputs: list[Output] = []
         for decision in verdict.decisions:
             logprobs: Seq[TokenLogprobs | None] = decision.logprobs or [None] * len(decision.tokens)
@@ -227,6 +257,8 @@ class Scheduler:
                 if sequence is None:  # finished or aborted while this was in flight
                     break
                 outputs.append((sequence.key, self._decide(sequence, token, logprob)))
+            if decision.failure and (failed := self.running.get(decision.request)) is not None:
+                self._fail(failed, decision.failure)
         return outputs
 
     def _decide(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenEvent:
@@ -250,7 +282,7 @@ class Scheduler:
         """No slot is left for a cursor: the newest sequence goes back to the queue, and resumes later."""
         youngest = next(reversed(self.running.values()))
         self._release(youngest)
-        self.waiting.appendleft(_suspended(youngest))
+        self.waiting.appendleft(youngest.suspended())
 
     def _release(self, sequence: Sequence) -> None:
         del self.running[sequence.id]
@@ -270,7 +302,7 @@ class Scheduler:
 
     def take_cancel(self) -> Cancel | None:
         """What died in the pipeline since the last call, for the stages to skip."""
-        if not self._dead or self._in_flight == 0 or self.epoch is None:
+        if not self._dead or not self._in_flight or self.epoch is None:
             self._dead.clear()
             return None
         cancel = Cancel(self.epoch, self._step - 1, tuple(self._dead))
@@ -300,7 +332,8 @@ class Scheduler:
 
     def _draft_nodes(self) -> list[tuple[Sequence, Node]]:
         job: list[tuple[Sequence, Node]] = []
-        by_tree = {id(s.tree): s for s in self.running.values() if s.is_caught_up(s.draft)}
+        drafted = (s for s in self.running.values() if s.is_caught_up(s.draft) and s.suspicion.speculates)
+        by_tree = {id(s.tree): s for s in drafted}
         for tree, chosen in self.policy.to_draft([s.tree for s in by_tree.values()]):
             sequence = by_tree[id(tree)]
             # After the draft model was lost, ancestors may be unknown to it: they go first.
@@ -331,7 +364,3 @@ class Scheduler:
         assert len(set(held)) == len(held) == self._allocator.num_used
         for sequence in self.running.values():
             sequence.check_integrity()
-
-
-def _suspended(sequence: Sequence) -> Waiting:
-    return Waiting(sequence.key, sequence.request, sequence.output, sequence.statistics)

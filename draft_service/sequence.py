@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from draft_service.generation import GenerationRequest, RequestStatistics
+from draft_service.suspicion import Suspicion
 from pipedec.sampling_params import SamplingParams
 from pipedec.tree import NO_SLOT, Advance, Node, PredictionTree
 from pipedec.wire.messages import Commit, Op, Open, Prefill, Row
@@ -23,6 +24,22 @@ class Channel:
     committed: int = 0
 
 
+@dataclass(slots=True)
+class Waiting:
+    """A request that has no place in the pipeline yet, or lost it; `output` is what was emitted already."""
+
+    key: int
+    request: GenerationRequest
+    output: list[int] = field(default_factory=list)
+    statistics: RequestStatistics = field(default_factory=RequestStatistics)
+    suspicion: Suspicion = field(default_factory=Suspicion)
+
+    @property
+    def num_prefill(self) -> int:
+        """Certain tokens before the cursor."""
+        return len(self.request.prompt) + len(self.output) - 1
+
+
 class Sequence:
     """A request being decoded, from (re)start to finish.
 
@@ -30,15 +47,13 @@ class Sequence:
     the KV slots of all but the root, whose slot is its node's.
     """
 
-    def __init__(
-        self, id: int, key: int, request: GenerationRequest, output: list[int], statistics: RequestStatistics
-    ) -> None:
+    def __init__(self, id: int, entry: Waiting) -> None:
         self.id = id  # in messages; a restart takes a new one, so that nothing old can be mistaken for new
-        self.key = key  # of the client's request
-        self.request = request
-        self.output = output
-        self.statistics = statistics
-        self.tokens = [*request.prompt, *output]
+        self.key = entry.key  # of the client's request
+        self.request, self.output = entry.request, entry.output
+        self.statistics, self.suspicion = entry.statistics, entry.suspicion
+        self._num_known = len(entry.output)  # output tokens at the start
+        self.tokens = [*self.request.prompt, *self.output]
         self.slots: list[int] = []
         self.tree = PredictionTree(self.tokens[-1], len(self.tokens) - 1)
         self.target = self._fresh_channel()
@@ -112,11 +127,20 @@ class Sequence:
         self.draft.computed.append(step.accepted.drafted)
         self.tokens.append(token)
         self.output.append(token)
+        self.suspicion.decide(len(self.output))
         if step.hit:
             self.statistics.hits += 1
         else:
             self.statistics.misses += 1
         return step
+
+    def meet_loss(self, *, alone: bool) -> None:
+        """The epoch was lost with rows of this sequence in flight; `alone`: with those of no other."""
+        self.suspicion.lose(len(self.output), since_start=len(self.output) - self._num_known, alone=alone)
+
+    def suspended(self) -> Waiting:
+        """What it needs to be started again, later or in another epoch."""
+        return Waiting(self.key, self.request, self.output, self.statistics, self.suspicion)
 
     def held_slots(self) -> list[int]:
         """Every slot this sequence holds, certain and predicted."""
@@ -133,13 +157,3 @@ class Sequence:
             assert channel.committed <= len(self.tokens)
         held = self.held_slots()
         assert len(set(held)) == len(held)
-
-
-@dataclass(slots=True)
-class Waiting:
-    """A request that has no place in the pipeline yet, or lost it; `output` is what was emitted already."""
-
-    key: int
-    request: GenerationRequest
-    output: list[int] = field(default_factory=list)
-    statistics: RequestStatistics = field(default_factory=RequestStatistics)

@@ -5,7 +5,8 @@ PipeDecError
 ├── ModelError       weights missing or corrupt, or an architecture we cannot run exactly
 ├── ProtocolError    a message that no well-behaved peer sends; dropped and counted, never fatal
 ├── RequestError     a client's request is wrong (HTTP 400, 404, 413); names the parameter
-└── UnavailableError the service cannot take or finish the request now (HTTP 503, 429)
+├── UnavailableError the service cannot take or finish the request now (HTTP 503, 429)
+└── UnfinishableError this one request cannot be finished, however often it is tried (HTTP 500)
 """
 
 from __future__ import annotations
@@ -48,3 +49,7 @@ class UnavailableError(PipeDecError):
     def __init__(self, message: str, retry_after: float = 1.0, status: int = 503) -> None:
         self.message, self.retry_after, self.status = message, retry_after, status
         super().__init__(message)
+
+
+class UnfinishableError(PipeDecError):
+    """The service fails at this request, and would again; others are not concerned."""

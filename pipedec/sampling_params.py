@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+GREEDY = 1e-5  # temperature; below, logits divided by it would leave float32
+MIN_REPETITION_PENALTY = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -11,7 +14,7 @@ class SamplingParams:
 
     Penalties and biases apply to the logits in this order: `min_tokens` (end tokens suppressed), `logit_bias`,
     `repetition_penalty` (prompt and output), `frequency_penalty` and `presence_penalty` (output only),
-    `temperature`, `top_k`, `top_p`, `min_p`. `temperature` 0 is greedy. Randomness is keyed by
+    `temperature`, `top_k`, `top_p`, `min_p`. A `temperature` below `GREEDY` is greedy. Randomness is keyed by
     (`seed`, position), so a position's token does not depend on policy, stages or faults.
     """
 
@@ -34,7 +37,7 @@ class SamplingParams:
             ("top_k", self.top_k >= 0, "0 (off) or positive"),
             ("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]"),
             ("min_p", 0.0 <= self.min_p <= 1.0, "in [0, 1]"),
-            ("repetition_penalty", 0.0 < self.repetition_penalty <= 100.0, "in (0, 100]"),
+            ("repetition_penalty", MIN_REPETITION_PENALTY <= self.repetition_penalty <= 100.0, "in [0.01, 100]"),
             ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "in [-2, 2]"),
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "in [-2, 2]"),
             ("min_tokens", self.min_tokens >= 0, "0 or positive"),
@@ -47,7 +50,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0
+        return self.temperature < GREEDY
 
     def to_wire(self) -> dict[str, object]:
         """The fields that differ from the defaults, as msgpack can carry them."""

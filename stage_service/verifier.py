@@ -9,13 +9,16 @@ matches when it arrives. So a hit needs no round trip, and one batch may decide 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from pipedec.errors import ModelError
 from pipedec.model.sampling import History, choose
 from pipedec.sampling_params import SamplingParams
-from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill, TokenLogprobs
+from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill
+
+NO_TOKEN = -1  # what a request expects that no token can follow
 
 Head = Callable[[torch.Tensor], torch.Tensor]  # hidden [rows, width] -> float32 logits [rows, vocabulary]
 
@@ -42,7 +45,7 @@ class Verifier:
         self._tracked.clear()
 
     def verify(self, batch: Batch, hidden: torch.Tensor, present: dict[int, int], head: Head) -> tuple[Decision, ...]:
-        """Tokens that this batch decides.
+        """Tokens that this batch decides. A request whose logits are not numbers fails; the others do not care.
 
         hidden: [activation rows present, width], the last layer's output; present: tree row -> its index in `hidden`;
         head: applied to the rows that matter only, which are few (one per request and accepted token).
@@ -52,17 +55,14 @@ class Verifier:
         # A row that is not present was cancelled: nothing below it, or of its request, will be asked for.
         arrived = {key: row for row, key in enumerate(columns) if row in present}
         requests = dict.fromkeys(request for request, _, _ in arrived)
-        decided: dict[int, tuple[list[int], list[TokenLogprobs]]] = {}
+        decided: dict[int, Decision] = {}
         while matches := [(q, row) for q in requests if (row := self._awaited(q, arrived)) is not None]:
             logits = head(hidden[[present[row] for _, row in matches]])
             for (request, row), row_logits in zip(matches, logits, strict=True):
-                token, logprobs = self._decide(request, batch, row, row_logits)
-                tokens, all_logprobs = decided.setdefault(request, ([], []))
-                tokens.append(token)
-                if logprobs is not None:
-                    all_logprobs.append(logprobs)
+                before = decided.get(request, Decision(request, ()))
+                decided[request] = self._decide(before, batch, row, row_logits)
             requests = dict.fromkeys(request for request, _ in matches)
-        return tuple(Decision(request, tuple(tokens), tuple(logs)) for request, (tokens, logs) in decided.items())
+        return tuple(decided.values())
 
     def _apply(self, ops: Iterable[Op]) -> None:
         for op in ops:
@@ -84,10 +84,16 @@ class Verifier:
             return arrived.get((request, tracked.cursor, tracked.expected))
         return next((row for (q, parent, _), row in arrived.items() if (q, parent) == (request, NO_PARENT)), None)
 
-    def _decide(self, request: int, batch: Batch, row: int, logits: torch.Tensor) -> tuple[int, TokenLogprobs | None]:
-        tracked = self._tracked[request]
+    def _decide(self, before: Decision, batch: Batch, row: int, logits: torch.Tensor) -> Decision:
+        """`before`, and what this row decides: a token, or that there is none."""
+        tracked = self._tracked[before.request]
         tracked.cursor = int(batch.rows.node[row])
         tracked.history.extend((int(batch.rows.token[row]),))
         position = int(batch.rows.position[row]) + 1
-        tracked.expected, logprobs = choose(logits, tracked.sampling, position, tracked.history)
-        return tracked.expected, logprobs
+        try:
+            tracked.expected, logprobs = choose(logits, tracked.sampling, position, tracked.history)
+        except ModelError as error:
+            tracked.expected = NO_TOKEN
+            return replace(before, failure=str(error))
+        scored = before.logprobs if logprobs is None else (*before.logprobs, logprobs)
+        return replace(before, tokens=(*before.tokens, tracked.expected), logprobs=scored)

@@ -40,7 +40,7 @@ sampling = st.builds(
     top_k=ids,
     top_p=st.floats(0, 1, exclude_min=True),
     min_p=st.floats(0, 1),
-    repetition_penalty=st.floats(0, 100, exclude_min=True),
+    repetition_penalty=st.floats(0.01, 100),
     presence_penalty=st.floats(-2, 2),
     frequency_penalty=st.floats(-2, 2),
     logit_bias=weights,
@@ -73,7 +73,7 @@ batches = st.builds(Batch, counts, counts, st.lists(ops, max_size=4).map(tuple),
 def decisions(draw: st.DrawFn) -> Decision:
     tokens = draw(id_lists)
     entries = [draw(st.builds(TokenLogprobs, numbers, weights)) for _ in tokens]
-    return Decision(draw(ids), tokens, tuple(entries) if draw(st.booleans()) else ())
+    return Decision(draw(ids), tokens, tuple(entries) if draw(st.booleans()) else (), draw(texts))
 
 
 spans = st.tuples(ids, ids).filter(lambda span: span[0] < span[1])

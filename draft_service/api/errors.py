@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from pipedec.errors import RequestError, UnavailableError
+from pipedec.errors import RequestError, UnavailableError, UnfinishableError
 
 TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "unavailable_error"}
 
@@ -24,6 +24,8 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
             return error.status, _shape(error.status, error.message, error.param, error.code)
         case UnavailableError():
             return error.status, _shape(error.status, error.message)
+        case UnfinishableError():
+            return 500, _shape(500, str(error), code="unfinishable")
         case RequestValidationError():
             message, param = _describe(error.errors(), error.body)
             return 400, _shape(400, message, param)
@@ -39,6 +41,8 @@ def error_response(error: Exception) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, UnavailableError):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    elif isinstance(error, UnfinishableError):
+        headers["x-should-retry"] = "false"  # else OpenAI's clients ask again by themselves
     elif isinstance(error, HTTPException):
         headers.update(error.headers or {})
     # ASCII only: a message may quote what a client sent, and that need not be encodable.
@@ -57,7 +61,7 @@ def install_error_handlers(app: FastAPI) -> None:
             error.detail = f"there is no {request.method} {request.url.path}"
         return error_response(error)
 
-    for kind in (RequestError, UnavailableError, RequestValidationError):
+    for kind in (RequestError, UnavailableError, UnfinishableError, RequestValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, answer_unmatched)
 

@@ -15,6 +15,8 @@ from pipedec.errors import ModelError, ProtocolError
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import TokenLogprobs
 
+LEAST_LOGPROB = -9999.0  # of a token that is impossible: JSON has no infinity
+
 _WORD = 2**64
 _GOLDEN = 0x9E3779B97F4A7C15  # splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators"
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -58,10 +60,10 @@ def choose(
 ) -> tuple[int, TokenLogprobs | None]:
     """The token at `position` from float32 logits [V] of the row before it, and its log-probabilities if asked for.
 
-    Raises ModelError for logits that are not numbers.
+    Raises ModelError for logits that are not numbers, and where no token is left to choose.
     """
-    if torch.isnan(logits.max()):
-        raise ModelError("the logits are NaN: the model overflows in this dtype, or a freed KV slot was read")
+    if not torch.isfinite(logits.max()):
+        raise ModelError(f"the logits are {float(logits.max())}: the model overflows in this dtype")
     scores = _penalised(logits, params, history)
     if params.greedy:
         token = int((scores == scores.max()).nonzero()[0])
@@ -77,8 +79,9 @@ def truncate(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     if params.top_p < 1.0:
         ordered, tokens = scores.sort(descending=True, stable=True)
         before = ordered.softmax(-1).cumsum(-1).roll(1)
-        before[0] = 0.0  # the likeliest always stays
+        before[0] = 0.0
         excluded = torch.empty_like(before, dtype=torch.bool).scatter_(0, tokens, before >= params.top_p)
+        excluded[tokens[0]] = False  # the likeliest always stays, also where `top_p` is 0 in float32
         scores = scores.masked_fill(excluded, float("-inf"))
     if params.min_p > 0.0:
         probabilities = scores.softmax(-1)
@@ -116,12 +119,14 @@ def _penalised(logits: torch.Tensor, params: SamplingParams, history: History) -
 
 def _draw(scores: torch.Tensor, seed: int, position: int) -> int:
     tokens = (scores > float("-inf")).nonzero()[:, 0]
+    if not len(tokens):
+        raise ModelError("no token is left to choose: all are end tokens, which `min_tokens` excludes")
     gumbel = -torch.log(-torch.log(uniform(seed, position, tokens)))
     return int(tokens[(scores[tokens].double() + gumbel).argmax()])
 
 
 def _logprobs(logits: torch.Tensor, token: int, count: int) -> TokenLogprobs:
-    logprobs = logits.log_softmax(-1)
+    logprobs = logits.log_softmax(-1).clamp(min=LEAST_LOGPROB)
     values, tokens = logprobs.topk(min(count, len(logprobs)))
     return TokenLogprobs(float(logprobs[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
 

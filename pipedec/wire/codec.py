@@ -84,13 +84,13 @@ def _read_op(value: object, name: str) -> m.Op:
 
 def _write_decisions(decisions: Sequence[m.Decision]) -> list[object]:
     return [
-        (item.request, f.write_ids(item.tokens), [(entry.logprob, entry.top) for entry in item.logprobs])
+        (item.request, f.write_ids(item.tokens), [(each.logprob, each.top) for each in item.logprobs], item.failure)
         for item in decisions
     ]
 
 
 def _read_decision(value: object, name: str) -> m.Decision:
-    request, tokens, logprobs = read_record(value, name, 3)
+    request, tokens, logprobs, failure = read_record(value, name, 4)
     entries = [read_record(entry, f"{name}.logprobs", 2) for entry in read_sequence(logprobs, f"{name}.logprobs")]
     decision = m.Decision(
         f.read_id(request, f"{name}.request"),
@@ -99,6 +99,7 @@ def _read_decision(value: object, name: str) -> m.Decision:
             m.TokenLogprobs(f.read_number(logprob, f"{name}.logprob"), f.read_weights(top, f"{name}.top"))
             for logprob, top in entries
         ),
+        f.read_text(failure, f"{name}.failure"),
     )
     if len(decision.logprobs) not in (0, len(decision.tokens)):
         raise refuse(f"{name}.logprobs", f"none or {len(decision.tokens)}", decision.logprobs)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipedec.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 NO_PARENT = -1  # parent of a request's first tree row
 NO_EPOCH = 0  # in a stage's heartbeat: it is in no epoch, or has left the one it had joined; real ones are greater
 BEAT_SECONDS = 1.0  # between heartbeats, both ways
@@ -157,11 +157,13 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The tokens one batch decided for one request, in order; `logprobs` is empty or as long as `tokens`."""
+    """The tokens one batch decided for one request, in order; `logprobs` is empty or as long as `tokens`. `failure`
+    says why no token can follow; empty when one can."""
 
     request: int
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Service:
         self.head = Head(self.scheduler, members, links, draft, patience=patience, draft_patience=draft_patience)
         self._answers: dict[int, queue.SimpleQueue[int | None]] = {}
         self.head.listen(self._deliver, self._fail)
-        self.failures: list[PipeDecError] = []
+        self.failures: list[tuple[PipeDecError, int | None]] = []
         self.stages = [HookedStage(index) for index in range(STAGES)]
         self.offers = [self._start_stage(index, stage) for index, stage in enumerate(self.stages)]
         thread = threading.Thread(target=self.head.run)
@@ -103,5 +103,5 @@ class Service:
             if event.finish is not None:
                 self._answers[key].put(None)
 
-    def _fail(self, error: PipeDecError) -> None:
-        self.failures.append(error)
+    def _fail(self, error: PipeDecError, key: int | None) -> None:
+        self.failures.append((error, key))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import (
     LogitsProcessor,
     MinPLogitsWarper,
@@ -160,9 +162,42 @@ def test_logprobs_are_of_the_unprocessed_logits() -> None:
     assert [value for _, value in logprobs.top] == exact.topk(3).values.tolist()
 
 
-def test_logits_that_are_not_numbers_are_refused() -> None:
-    with pytest.raises(ModelError, match="NaN"):
-        pick(SamplingParams(), logits=torch.tensor([0.0, float("nan"), 1.0] * 4))
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_logits_that_are_not_numbers_are_refused(value: str) -> None:
+    with pytest.raises(ModelError, match=f"the logits are {value}"):
+        pick(SamplingParams(), logits=torch.tensor([0.0, float(value), 1.0] * 4))
+
+
+extremes = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 5e-324, 1e-40, 1e-5, 1.0, 100.0]),
+    top_k=st.sampled_from([0, 1, 2**31 - 1]),
+    top_p=st.sampled_from([5e-324, 1e-40, 0.5, 1.0]),
+    min_p=st.sampled_from([0.0, 5e-324, 1.0]),
+    repetition_penalty=st.sampled_from([0.01, 1.0, 100.0]),
+    presence_penalty=st.sampled_from([-2.0, 0.0, 2.0]),
+    frequency_penalty=st.sampled_from([-2.0, 0.0, 2.0]),
+    logit_bias=st.sampled_from([(), tuple((token, -100.0) for token in range(VOCAB))]),
+    logprobs=st.sampled_from([None, 20]),
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(extremes, st.sampled_from([-1e6, -100.0, 0.0, 100.0, 1e6]))
+def test_any_parameters_leave_a_token(params: SamplingParams, offset: float) -> None:
+    """Whatever a client may write must not end a stage."""
+    logits = torch.cat([LOGITS[:-2] + offset, torch.tensor([0.0, float("-inf")])])
+    counts = history(params)
+    counts.extend((1, 2, VOCAB - 2, VOCAB - 1))
+    token, logprobs = choose(logits, params, 3, counts)
+    assert 0 <= token < VOCAB - 1
+    assert logprobs is None or all(math.isfinite(value) for _, value in logprobs.top)
+
+
+def test_no_token_left_is_an_error_that_can_be_told() -> None:
+    params = SamplingParams(temperature=1.0, min_tokens=1, end_tokens=tuple(range(VOCAB)))
+    with pytest.raises(ModelError, match="no token is left"):
+        pick(params)
 
 
 def test_tokens_outside_the_vocabulary_are_refused() -> None:

@@ -63,7 +63,7 @@ EXAMPLES: dict[str, Message] = {
         Rows.of([Row(1, 0, -1, 40, 2, 5, ()), Row(1, 1, 0, 41, 3, 6, (5,))]),
     ),
     "empty-batch": Batch(5, 8),
-    "verdict": Verdict(5, 7, (Decision(1, (42,), (TokenLogprobs(-0.5, ((42, -0.5), (7, -1.5))),)),)),
+    "verdict": Verdict(5, 7, (Decision(1, (42,), (TokenLogprobs(-0.5, ((42, -0.5), (7, -1.5))),), "no more"),)),
     "register": Register(1, 2, (4, 8), "r1", "tcp://h:1", 64, "i1", 32, "float32"),
     "formation": Formation(5, "tcp://h:2", 64),
     "joined": Joined(5, 1),
@@ -101,7 +101,7 @@ def test_columns_are_writable_int32(batch: Batch) -> None:
         assert column.flags.writeable
 
 
-@given(st.binary(max_size=200).filter(lambda header: not header.startswith(b"\x93\x01")))
+@given(st.binary(max_size=200).filter(lambda header: not header.startswith(b"\x93\x02")))
 def test_random_bytes_are_refused(header: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(header)
@@ -153,52 +153,53 @@ def rows_with(index: int, value: int) -> bytes:
     return packed(*numbers)
 
 
+V = PROTOCOL_VERSION
 BATCH, VERDICT, REGISTER, CANCEL, HEARTBEAT = 0, 1, 2, 6, 7
 REFUSED = {
-    "another version": ([PROTOCOL_VERSION + 1, 4, 5, 1], "the protocol version must be 1, not 2"),
+    "another version": ([PROTOCOL_VERSION + 1, 4, 5, 1], "the protocol version must be 2, not 3"),
     "version of another type": ([True, 4, 5, 1], "the protocol version"),
-    "unknown kind": ([1, 10], "the kind must be an integer in [0, 10), not 10"),
-    "negative kind": ([1, -1], "the kind must be"),
+    "unknown kind": ([V, 10], "the kind must be an integer in [0, 10), not 10"),
+    "negative kind": ([V, -1], "the kind must be"),
     "no array": (7, "a header must be"),
-    "too few fields": ([1, BATCH, 5, 7, []], "Batch must be 4 fields"),
-    "negative epoch": ([1, BATCH, -1, 7, [], b""], "Batch.epoch must be an integer in [0, 2**63), not -1"),
-    "boolean step": ([1, BATCH, 1, True, [], b""], "Batch.step must be an integer"),
-    "huge step": ([1, BATCH, 1, 2**63, [], b""], "Batch.step must be an integer"),
-    "ops of another type": ([1, BATCH, 1, 1, 3, b""], "Batch.ops must be a sequence"),
-    "too many ops": ([1, BATCH, 1, 1, [[3, 1]] * 4097, b""], "Batch.ops must be a sequence of at most 4096"),
-    "unknown op": ([1, BATCH, 1, 1, [[5, 1]], b""], "an op in Batch.ops must be a tag in [0, 5)"),
-    "empty op": ([1, BATCH, 1, 1, [[]], b""], "an op in Batch.ops"),
-    "op with too few fields": ([1, BATCH, 1, 1, [[2, 1]], b""], "Commit must be 2 fields"),
-    "prefill without slots": ([1, BATCH, 1, 1, [[1, 1, 0, packed(4), b""]], b""], "Prefill.slots must be one slot"),
-    "prefill of nothing": ([1, BATCH, 1, 1, [[1, 1, 0, b"", b""]], b""], "Prefill.slots must be one slot"),
-    "torn slots": ([1, BATCH, 1, 1, [[2, 1, b"abc"]], b""], "Commit.slots must be at most 65536 int32, packed"),
-    "negative slot": ([1, BATCH, 1, 1, [[2, 1, packed(3, -4)]], b""], "Commit.slots must be non-negative, not -4"),
+    "too few fields": ([V, BATCH, 5, 7, []], "Batch must be 4 fields"),
+    "negative epoch": ([V, BATCH, -1, 7, [], b""], "Batch.epoch must be an integer in [0, 2**63), not -1"),
+    "boolean step": ([V, BATCH, 1, True, [], b""], "Batch.step must be an integer"),
+    "huge step": ([V, BATCH, 1, 2**63, [], b""], "Batch.step must be an integer"),
+    "ops of another type": ([V, BATCH, 1, 1, 3, b""], "Batch.ops must be a sequence"),
+    "too many ops": ([V, BATCH, 1, 1, [[3, 1]] * 4097, b""], "Batch.ops must be a sequence of at most 4096"),
+    "unknown op": ([V, BATCH, 1, 1, [[5, 1]], b""], "an op in Batch.ops must be a tag in [0, 5)"),
+    "empty op": ([V, BATCH, 1, 1, [[]], b""], "an op in Batch.ops"),
+    "op with too few fields": ([V, BATCH, 1, 1, [[2, 1]], b""], "Commit must be 2 fields"),
+    "prefill without slots": ([V, BATCH, 1, 1, [[1, 1, 0, packed(4), b""]], b""], "Prefill.slots must be one slot"),
+    "prefill of nothing": ([V, BATCH, 1, 1, [[1, 1, 0, b"", b""]], b""], "Prefill.slots must be one slot"),
+    "torn slots": ([V, BATCH, 1, 1, [[2, 1, b"abc"]], b""], "Commit.slots must be at most 65536 int32, packed"),
+    "negative slot": ([V, BATCH, 1, 1, [[2, 1, packed(3, -4)]], b""], "Commit.slots must be non-negative, not -4"),
     "too many prefill rows": (
-        [1, BATCH, 1, 1, [[1, 1, 0, bytes(4 * 8193), bytes(4 * 8193)]], b""],
+        [V, BATCH, 1, 1, [[1, 1, 0, bytes(4 * 8193), bytes(4 * 8193)]], b""],
         "the rows of a batch must be at most 8192, not 8193",
     ),
-    "unknown sampling": ([1, BATCH, 1, 1, [[0, 1, {"magic": 1}, 0]], b""], "Open.sampling must be a mapping"),
-    "wrong sampling": ([1, BATCH, 1, 1, [[0, 1, {"top_p": 2.0}, 0]], b""], "Open.sampling.top_p must be in (0, 1]"),
-    "sampling not a number": ([1, BATCH, 1, 1, [[0, 1, {"min_p": float("nan")}, 0]], b""], "Open.sampling.min_p must"),
-    "torn rows": ([1, BATCH, 1, 1, [], b"abcde"], "Batch.rows must be int32 columns"),
-    "rows as text": ([1, BATCH, 1, 1, [], "abcd"], "Batch.rows must be int32 columns"),
-    "no rows": ([1, BATCH, 1, 1, [], rows_with(0, 0)], "number of Batch.rows must be in [1, 8192], not 0"),
-    "too many rows": ([1, BATCH, 1, 1, [], rows_with(0, 9000)], "number of Batch.rows must be in [1, 8192], not 9000"),
-    "missing columns": ([1, BATCH, 1, 1, [], rows_with(0, 2)], "columns of 2 Batch.rows must be at least 16 int32"),
-    "negative token": ([1, BATCH, 1, 1, [], rows_with(4, -1)], "Batch.rows.token must be at least 0, not -1"),
-    "parent below none": ([1, BATCH, 1, 1, [], rows_with(3, -2)], "Batch.rows.parent must be at least -1, not -2"),
-    "offsets from one": ([1, BATCH, 1, 1, [], rows_with(7, 1)], "Batch.rows.ancestor_offsets must be monotone"),
-    "offsets too far": ([1, BATCH, 1, 1, [], rows_with(8, 2)], "Batch.rows.ancestor_offsets must be monotone"),
-    "negative ancestor": ([1, BATCH, 1, 1, [], rows_with(9, -3)], "Batch.rows.ancestor_slots must be non-negative"),
+    "unknown sampling": ([V, BATCH, 1, 1, [[0, 1, {"magic": 1}, 0]], b""], "Open.sampling must be a mapping"),
+    "wrong sampling": ([V, BATCH, 1, 1, [[0, 1, {"top_p": 2.0}, 0]], b""], "Open.sampling.top_p must be in (0, 1]"),
+    "sampling not a number": ([V, BATCH, 1, 1, [[0, 1, {"min_p": float("nan")}, 0]], b""], "Open.sampling.min_p must"),
+    "torn rows": ([V, BATCH, 1, 1, [], b"abcde"], "Batch.rows must be int32 columns"),
+    "rows as text": ([V, BATCH, 1, 1, [], "abcd"], "Batch.rows must be int32 columns"),
+    "no rows": ([V, BATCH, 1, 1, [], rows_with(0, 0)], "number of Batch.rows must be in [1, 8192], not 0"),
+    "too many rows": ([V, BATCH, 1, 1, [], rows_with(0, 9000)], "number of Batch.rows must be in [1, 8192], not 9000"),
+    "missing columns": ([V, BATCH, 1, 1, [], rows_with(0, 2)], "columns of 2 Batch.rows must be at least 16 int32"),
+    "negative token": ([V, BATCH, 1, 1, [], rows_with(4, -1)], "Batch.rows.token must be at least 0, not -1"),
+    "parent below none": ([V, BATCH, 1, 1, [], rows_with(3, -2)], "Batch.rows.parent must be at least -1, not -2"),
+    "offsets from one": ([V, BATCH, 1, 1, [], rows_with(7, 1)], "Batch.rows.ancestor_offsets must be monotone"),
+    "offsets too far": ([V, BATCH, 1, 1, [], rows_with(8, 2)], "Batch.rows.ancestor_offsets must be monotone"),
+    "negative ancestor": ([V, BATCH, 1, 1, [], rows_with(9, -3)], "Batch.rows.ancestor_slots must be non-negative"),
     "logprobs of other tokens": (
-        [1, VERDICT, 1, 1, [[1, packed(4, 5), [[-1.0, []]]]]],
+        [V, VERDICT, 1, 1, [[1, packed(4, 5), [[-1.0, []]], ""]]],
         "Verdict.decisions.logprobs must be none or 2",
     ),
-    "decision of two": ([1, VERDICT, 1, 1, [[1, b""]]], "Verdict.decisions must be a sequence of 3"),
-    "empty span": ([1, REGISTER, 0, 1, [4, 4], "r", "a", 1, "i", 1, "d"], "Register.layers must be a span"),
-    "endless text": ([1, REGISTER, 0, 1, [0, 4], "r" * 1025, "a", 1, "i", 1, "d"], "Register.revision must be text"),
-    "odd pairs": ([1, CANCEL, 1, 1, packed(1, 2, 3)], "Cancel.nodes must be pairs"),
-    "infinite seconds": ([1, HEARTBEAT, 1, 1, 1, [[8, float("inf")]]], "Heartbeat.seconds must be a finite number"),
+    "decision of two": ([V, VERDICT, 1, 1, [[1, b""]]], "Verdict.decisions must be a sequence of 4"),
+    "empty span": ([V, REGISTER, 0, 1, [4, 4], "r", "a", 1, "i", 1, "d"], "Register.layers must be a span"),
+    "endless text": ([V, REGISTER, 0, 1, [0, 4], "r" * 1025, "a", 1, "i", 1, "d"], "Register.revision must be text"),
+    "odd pairs": ([V, CANCEL, 1, 1, packed(1, 2, 3)], "Cancel.nodes must be pairs"),
+    "infinite seconds": ([V, HEARTBEAT, 1, 1, 1, [[8, float("inf")]]], "Heartbeat.seconds must be a finite number"),
 }  # fmt: skip
 
 
@@ -212,7 +213,7 @@ def test_refusals_name_the_field_and_what_it_must_be(values: object, reason: str
 def test_descending_offsets_are_refused() -> None:
     numbers = (2, *(0, 0), *(0, 1), *(-1, 0), *(4, 5), *(1, 2), *(3, 4), *(0, 2, 1), 9)
     with pytest.raises(ProtocolError, match="ancestor_offsets must be monotone from 0 to 1"):
-        decode(msgpack.packb([1, BATCH, 1, 1, [], packed(*numbers)]))
+        decode(msgpack.packb([V, BATCH, 1, 1, [], packed(*numbers)]))
 
 
 def test_headers_have_a_limit_both_ways() -> None:
