@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipedec.spec import Span
@@ -19,6 +19,7 @@ class Component:
     stage: int | None
     wanted: bool  # a pod is asked for: not suspended
     updated: bool  # its Deployment is as asked, and the Deployment controller has acted on that
+    waiting: bool  # its Deployment is left as it is until the other pipelines serve
     revision: str
     workload: Object | None
     pod: Object | None
@@ -29,15 +30,23 @@ class Component:
         return f"{self.group}/{names.DRAFT if self.stage is None else f'{names.STAGE}-{self.stage}'}"
 
     @property
+    def serves(self) -> bool:
+        """Whether its pod is ready, be it the one asked for or the one before."""
+        return self.pod is not None and is_ready(self.pod)
+
+    @property
     def ready(self) -> bool:
-        return self.updated and self.pod is not None and is_ready(self.pod)
+        return self.updated and self.serves
 
     @property
     def cause(self) -> Cause | None:
         """Why it is not ready; None if it is, or if it should not be."""
         if self.ready or not self.wanted:
             return None
-        return cause_of(self.pod, self.workload) or Cause("RollingOut", "its pod is being replaced")
+        if cause := cause_of(self.pod, self.workload):
+            return cause
+        how = "waits until the other pipelines serve" if self.waiting else "is being replaced"
+        return Cause("RollingOut", f"its pod {how}")
 
     @property
     def overdue(self) -> bool:
@@ -66,14 +75,24 @@ class Component:
         return {key: value for key, value in row.items() if value is not None}
 
 
-def components(desired: Iterable[Object], observed: Iterable[Object], pods: Iterable[Object]) -> list[Component]:
-    """The components that the desired Deployments ask for, by group and stage, drafts first."""
+def components(
+    desired: Iterable[Object], observed: Iterable[Object], pods: Iterable[Object], waiting: Collection[str] = ()
+) -> list[Component]:
+    """The components that the desired Deployments ask for, by group and stage, drafts first.
+
+    `waiting` are names of Deployments whose turn has not come.
+    """
     workloads = {child["metadata"]["name"]: child for child in observed if child["kind"] == names.WORKLOAD.kind}
     by_place: dict[tuple[str, str], list[Object]] = {}
     for pod in pods:
         by_place.setdefault(_place(pod), []).append(pod)
     found = [
-        _component(child, workloads.get(child["metadata"]["name"]), by_place.get(_place(child), []))
+        _component(
+            child,
+            workloads.get(child["metadata"]["name"]),
+            by_place.get(_place(child), []),
+            child["metadata"]["name"] in waiting,
+        )
         for child in desired
         if child["kind"] == names.WORKLOAD.kind
     ]
@@ -85,7 +104,7 @@ def _place(child: Object) -> tuple[str, str]:
     return labels.get(names.GROUP_INDEX, ""), labels.get(names.STAGE_INDEX, "")
 
 
-def _component(desired: Object, workload: Object | None, pods: list[Object]) -> Component:
+def _component(desired: Object, workload: Object | None, pods: list[Object], waiting: bool) -> Component:
     labels = desired["metadata"]["labels"]
     statuses = [status for pod in pods for status in pod.get("status", {}).get("containerStatuses", ())]
     stage = labels.get(names.STAGE_INDEX)
@@ -94,6 +113,7 @@ def _component(desired: Object, workload: Object | None, pods: list[Object]) -> 
         stage=None if stage is None else int(stage),
         wanted=desired["spec"]["replicas"] > 0,
         updated=workload is not None and _is_updated(desired, workload),
+        waiting=waiting,
         revision=labels[names.REVISION],
         workload=workload,
         pod=newest(pods),

@@ -11,6 +11,8 @@ from pipedec_operator import names, pods
 from pipedec_operator.names import DRAFT, STAGE, Kind, Object
 from pipedec_operator.projection import digest, manifest_for, revision
 
+MIN_READY_SECONDS = 5  # until a ready pod counts as available: by then every node sends it requests
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -50,8 +52,8 @@ def children(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys_h
     for group in range(resource.spec.replicas):
         wanted.append(_control_service(resource, group))
         wanted += _workloads(resource, group, owner.namespace, setting, configs, keys_hash)
-        if setting.disruption_budget:
-            wanted.append(_disruption_budget(resource, group, setting.disruption_budget))
+    if setting.disruption_budget:
+        wanted.append(_disruption_budget(resource, setting.disruption_budget))
     if setting.pod_monitor:
         wanted.append(_pod_monitor(resource, setting.pod_monitor))
     order = [kind.kind for kind in setting.kinds]
@@ -148,6 +150,7 @@ def _workloads(
             names.workload(name, group, stage),
             spec={
                 "replicas": 0 if spec.suspend else 1,
+                "minReadySeconds": MIN_READY_SECONDS,
                 "strategy": {"type": "Recreate"},  # a surge pod would wait for a device that this one holds
                 "revisionHistoryLimit": 2,
                 "progressDeadlineSeconds": spec.progress_deadline_seconds,
@@ -186,11 +189,10 @@ def _network_policies(resource: PipeDecDeployment) -> Iterator[Object]:
         )
 
 
-def _disruption_budget(resource: PipeDecDeployment, group: int, kind: Kind) -> Object:
-    """Drains take one pod of a pipeline at a time, and wait until it serves again: a lost stage is re-formed."""
+def _disruption_budget(resource: PipeDecDeployment, kind: Kind) -> Object:
+    """Drains of nodes take one pod at a time, of all pipelines together, and wait until it serves again."""
     name = resource.metadata.name
-    spec = {"maxUnavailable": 1, "selector": {"matchLabels": names.selector(name, group)}}
-    return _object(kind, f"{name}-{group}", spec=spec)
+    return _object(kind, name, spec={"maxUnavailable": 1, "selector": {"matchLabels": names.selector(name)}})
 
 
 def _pod_monitor(resource: PipeDecDeployment, kind: Kind) -> Object:

@@ -19,6 +19,7 @@ from pipedec_operator.manifests import Owner, Setting
 from pipedec_operator.names import Kind, Object
 from pipedec_operator.plan import Action, Apply, describe, key, owner, plan, satisfied, terminating
 from pipedec_operator.projection import digest
+from pipedec_operator.rollout import in_turn
 from pipedec_operator.status import Observation, status
 from pipedec_operator.transitions import Transition, transitions
 
@@ -55,18 +56,20 @@ class Reconciler:
             return Outcome(None)
         labels = {names.DEPLOYMENT: name}
         observed = [child for kind in self._setting.kinds for child in self._cluster.list(kind, namespace, labels)]
+        pods = self._cluster.list(names.POD, namespace, labels)
         try:
             resource = parse_manifest(raw)
         except ManifestError as error:
             # What the last good spec asked for is left as it is, and its state is still told.
-            found = components(observed, observed, self._pods(raw))
+            found = components(observed, observed, pods)
             return Outcome(self._report(Observation(raw, None, found, self._clock(), invalid=str(error))))
         desired, obstacles = self._desired(resource, raw)
         planned = plan(desired, observed, raw["metadata"]["uid"])
+        turns = in_turn(planned.actions, observed, pods, self._clock())
         live = {key(child): child for child in observed}
-        refused = self._execute(planned.actions, live, raw["metadata"]["uid"])
+        refused = self._execute(turns.now, live, raw["metadata"]["uid"])
         obstacles = (*obstacles, *planned.obstacles)
-        found = components(desired, live.values(), self._pods(raw))
+        found = components(desired, live.values(), pods, turns.waiting)
         seen = Observation(raw, resource, found, self._clock(), refused="; ".join(refused), obstacles=obstacles)
         return Outcome(self._report(seen), again=bool(refused or obstacles))
 
@@ -79,10 +82,6 @@ class Reconciler:
         except keyring.NotOursError as error:
             return [], (str(error),)
         return manifests.children(resource, owned_by, self._setting, keyring.fingerprint(secret)), ()
-
-    def _pods(self, raw: Object) -> list[Object]:
-        metadata = raw["metadata"]
-        return self._cluster.list(names.POD, metadata["namespace"], {names.DEPLOYMENT: metadata["name"]})
 
     def _execute(self, actions: Sequence[Action], live: dict[tuple[str, str], Object], uid: str) -> list[str]:
         """Does what is planned, and keeps `live` true to it. Gives what the API server would not take, for people."""

@@ -48,7 +48,7 @@ def status(seen: Observation) -> Object:
     """The whole `status` of a resource. Equal but for nothing while nothing changes: transition times are kept."""
     before = seen.raw.get("status", {})
     groups = {each.group for each in seen.components}
-    ready = [group for group in groups if all(each.ready for each in seen.components if each.group == group)]
+    ready = [group for group in groups if all(each.serves for each in seen.components if each.group == group)]
     updated = [group for group in groups if all(each.updated for each in seen.components if each.group == group)]
     spans = seen.resource.spec.pipeline.spans if seen.resource else None
     found = {
@@ -81,7 +81,7 @@ def _url(seen: Observation) -> str | None:
 
 
 def _current_revision(seen: Observation) -> str | None:
-    serving = [each for each in seen.drafts if each.pod is not None and causes.is_ready(each.pod)]
+    serving = [each for each in seen.drafts if each.serves]
     return next((each.pod["metadata"]["labels"].get(names.REVISION) for each in serving if each.pod), None)
 
 
@@ -131,7 +131,7 @@ def _worst(components: Sequence[Component]) -> Cause | None:
 
 
 def _available(seen: Observation) -> Verdict:
-    serving = sum(1 for each in seen.drafts if each.pod is not None and causes.is_ready(each.pod))
+    serving = sum(each.serves for each in seen.drafts)
     if serving:
         return TRUE, "EndpointServing", f"{serving} of {len(seen.drafts)} endpoints serve"
     return FALSE, "NoReadyEndpoint", "no draft pod is ready to take requests"

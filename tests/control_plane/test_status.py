@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from copy import deepcopy
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipedec.spec import parse_manifest
 from pipedec.spec.status import Status
+from pipedec_operator import names
 from pipedec_operator.causes import condition
 from pipedec_operator.components import components
 from pipedec_operator.names import Object
@@ -32,10 +34,10 @@ class Scene:
         suspended = spec.get("suspend", False)
         self.pods: dict[str, Object] = {} if suspended else {n: pod_of(child) for n, child in self.desired.items()}
 
-    def status(self, now: str = NOW, **seen: Any) -> Object:
+    def status(self, now: str = NOW, waiting: Collection[str] = (), **seen: Any) -> Object:
         resource = None if seen.get("invalid") else parse_manifest(self.manifest)
         wanted = self.live if resource is None else self.desired
-        found = components(wanted.values(), self.live.values(), self.pods.values())
+        found = components(wanted.values(), self.live.values(), self.pods.values(), waiting)
         result = status(Observation(self.raw, resource, found, now, **seen))
         Status.model_validate_json(json.dumps(result))  # what is written is what the CRD knows
         assert all(each["message"] for each in result["conditions"])
@@ -167,6 +169,17 @@ def test_ready_waits_for_the_deployment_controller() -> None:
     assert of(result, "Progressing") == ("True", "RollingOut")
     before = Scene().status()
     assert [each.reason for each in transitions(before, result)] == ["RollingUpdateStarted"]
+
+
+def test_a_pipeline_that_waits_for_its_turn_serves_meanwhile() -> None:
+    scene = Scene(replicas=2)
+    for child in scene.desired.values():
+        if child["metadata"]["labels"][names.GROUP_INDEX] == "1":
+            child["metadata"]["annotations"][names.SPEC_HASH] = "another"
+    result = scene.status(waiting={"lion-1-draft"})
+    assert (result["readyReplicas"], result["updatedReplicas"]) == (2, 1)
+    assert of(result, "Progressing") == ("True", "RollingOut")
+    assert [row.get("message") for row in result["drafts"]] == [None, "its pod waits until the other pipelines serve"]
 
 
 def test_not_in_time() -> None:
