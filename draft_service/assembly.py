@@ -76,7 +76,7 @@ def load_models(config: DraftConfig) -> LoadedModels:
         if spec.draft.uri is not None:
             folder = resolve(spec.draft.uri, config.model_cache, fetching, claims=config.claims_dir)
         draft = _load_draft(config, resource, folder, shape, slots)
-    info = EngineInfo(resource.served_name, context, shape.vocab_size)
+    info = EngineInfo(resource.served_name, context, shape.vocab_size, tuple(split))
     ours = revision(spec, split, PROTOCOL_VERSION, identity(path))
     return LoadedModels(resource, split, ours, info, load_tokenizer(path), draft)
 

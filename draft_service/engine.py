@@ -13,6 +13,7 @@ from draft_service.generation import EngineInfo, GenerationRequest, TokenEvent
 from draft_service.loop import Head
 from draft_service.scheduler import Output
 from pipedec.errors import PipeDecError, RequestError, UnavailableError
+from pipedec.spec.report import PipelineReport
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,10 @@ class PipelineEngine:
         self._idle = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         head.listen(self._deliver_soon, self._fail_soon)
+
+    @property
+    def report(self) -> PipelineReport:
+        return PipelineReport.of(self.info.split, self.not_ready_reason, self._head.status.degraded)
 
     @property
     def ready(self) -> bool:

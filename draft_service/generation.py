@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from pipedec.sampling_params import SamplingParams
+from pipedec.spec.report import PipelineReport
 from pipedec.wire.messages import TokenLogprobs
 
 FinishReason = Literal["stop", "length"]
@@ -56,17 +57,23 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the endpoint tells of the model. `context` is the most tokens (prompt + output) a sequence can have."""
+    """What the endpoint tells of the model. `context` is the most tokens (prompt + output) a sequence can have, `split`
+    every stage's layers, half-open."""
 
     served_name: str
     context: int
     vocab_size: int
+    split: tuple[tuple[int, int], ...]
 
 
 class Engine(Protocol):
     """What the endpoint needs. Closing the generator (a client that went away) cancels the request at once."""
 
     info: EngineInfo
+
+    @property
+    def report(self) -> PipelineReport:
+        """How the pipeline stands, for the operator."""
 
     @property
     def ready(self) -> bool:

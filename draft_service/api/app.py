@@ -35,6 +35,8 @@ from pipedec.errors import RequestError, UnavailableError
 from pipedec.health import Health
 from pipedec.metrics import expose
 from pipedec.metrics.requests import RequestMetrics
+from pipedec.spec.report import PATH as PIPELINE_PATH
+from pipedec.spec.report import PipelineReport
 
 LOADING_RETRY_SECONDS = 5.0
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it, but it is counted
@@ -77,9 +79,11 @@ def _service_routes(endpoint: Endpoint) -> APIRouter:
     router = APIRouter(tags=["service"])
     alive: Responses = {200: {"model": Status, "description": "The process makes progress."}, **errors(503)}
     ready: Responses = {200: {"model": Status, "description": "The pipeline answers."}, **errors(503)}
+    standing: Responses = {200: {"model": PipelineReport, "description": "How the pipeline stands."}}
     exposition: Responses = {200: {"content": {"text/plain": {}}, "description": "Prometheus' exposition."}}
     router.add_api_route("/health", endpoint.health, responses=alive)
     router.add_api_route("/ready", endpoint.ready, responses=ready)
+    router.add_api_route(PIPELINE_PATH, endpoint.pipeline, responses=standing)
     router.add_api_route("/metrics", endpoint.metrics, responses=exposition, response_class=Response)
     return router
 
@@ -119,6 +123,9 @@ class Endpoint:
         if not self._engine.ready:
             raise UnavailableError(self._engine.not_ready_reason, LOADING_RETRY_SECONDS)
         return JSONResponse({"status": "ok"})
+
+    async def pipeline(self) -> JSONResponse:
+        return JSONResponse(self._engine.report.model_dump(mode="json"))
 
     async def metrics(self, request: Request) -> Response:
         body, content_type = expose(self._metrics.registry, request.headers.get("accept", ""))

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from draft_service.api import serve
 from draft_service.generation import EngineInfo, GenerationRequest, RequestStatistics, TokenEvent
 from draft_service.text import Tokenizer
+from pipedec.spec.report import PipelineReport
 from pipedec.wire.messages import TokenLogprobs
 
 MODEL = "tiny"
@@ -67,7 +68,7 @@ class ScriptedEngine:
     """
 
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
-    info: EngineInfo = field(default_factory=lambda: EngineInfo(MODEL, CONTEXT, 258))
+    info: EngineInfo = field(default_factory=lambda: EngineInfo(MODEL, CONTEXT, 258, ((0, 3), (3, 5))))
     ready: bool = True
     accepting: bool = True
     not_ready_reason: str = ""
@@ -79,6 +80,10 @@ class ScriptedEngine:
     requests: list[GenerationRequest] = field(default_factory=list)
     held: queue.SimpleQueue[Gate] = field(default_factory=queue.SimpleQueue)
     closed: queue.SimpleQueue[GenerationRequest] = field(default_factory=queue.SimpleQueue)
+
+    @property
+    def report(self) -> PipelineReport:
+        return PipelineReport.of(self.info.split, self.not_ready_reason, "")
 
     def say(self, text: str | bytes, *, end: bool = True) -> None:
         """Make this the script, with the end token after it or not."""

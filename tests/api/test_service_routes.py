@@ -50,6 +50,15 @@ def test_probes(http: httpx.Client, engine: ScriptedEngine) -> None:
         assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
+def test_the_operator_is_told_how_the_pipeline_stands(http: httpx.Client, engine: ScriptedEngine) -> None:
+    assert http.get("/pipeline").json() == {"layers": ["0-2", "3-4"], "reason": "", "degraded": ""}
+    engine.not_ready_reason = "stage 1 is missing" + "!" * 2000
+    reason = http.get("/pipeline").json()["reason"]
+    engine.not_ready_reason = ""
+    assert reason.startswith("stage 1 is missing")
+    assert len(reason) == 1000
+
+
 def test_models(http: httpx.Client) -> None:
     (model,) = http.get("/v1/models").json()["data"]
     assert (model["id"], model["object"], model["max_model_len"]) == (MODEL, "model", CONTEXT)
@@ -88,7 +97,7 @@ def test_keys(with_key: httpx.Client, header: str | None, status: int) -> None:
         assert response.headers["www-authenticate"] == "Bearer"
         assert with_key.get("/v1/nowhere", headers=headers).status_code == 401
         assert with_key.post(COMPLETIONS, content=b"{", headers=headers).status_code == 401
-    for path in ("/health", "/ready", "/metrics"):
+    for path in ("/health", "/ready", "/pipeline", "/metrics"):
         assert with_key.get(path, headers=headers).status_code == 200
 
 
@@ -163,7 +172,7 @@ def test_a_service_registry_tells_of_the_process() -> None:
 def test_the_document_is_truthful(http: httpx.Client, with_key: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
-        *("/health", "/ready", "/metrics", "/v1/models", "/v1/models/{model}"),
+        *("/health", "/ready", "/pipeline", "/metrics", "/v1/models", "/v1/models/{model}"),
         *("/v1/completions", "/v1/chat/completions"),
     }
     responses = document["paths"][COMPLETIONS]["post"]["responses"]
