@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipedec.model.executor import GoesOn, SpanExecutor
+from pipedec.model.executor import SpanExecutor
+from pipedec.model.layers import GoesOn
 from pipedec.model.tensors import from_buffer, to_buffer
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Int32, Verdict

@@ -20,6 +20,7 @@ from torch import nn
 from pipedec.errors import ModelError
 from pipedec.model.architecture import Architecture
 from pipedec.model.attention import ATTENTION
+from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor, logits_of
 from pipedec.model.span import Span
 from pipedec.sampling_params import SamplingParams
@@ -98,7 +99,7 @@ def _check_layer(span: Span, index: int, hidden: torch.Tensor) -> None:
     alone = Span(architecture, (index, index + 1), False, False, torch.float32, span.device, span.max_context)
     try:
         with _attended(architecture.layers[index]) as attention:
-            executor = SpanExecutor(alone, 4 * _LENGTH)
+            executor = SpanExecutor(alone, 4 * _LENGTH, Execution.on(span.device, buckets=()))
             outputs = [_run(executor, step) for step in steps]
     except ModelError as error:
         raise ModelError(f"{architecture.name}, {place}: {error}") from error

@@ -17,6 +17,14 @@ class KVPool:
         self.keys = torch.zeros(layers, kv_heads, slots, head_dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
 
+    @property
+    def num_slots(self) -> int:
+        return self.keys.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        return self.keys.device
+
     def write(self, layer: int, slots: torch.Tensor | slice, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store [kv_heads, rows, head_dim] of one layer at `slots`: int64 [rows], or a slice where they are a run."""
         for pool, rows in ((self.keys[layer], keys), (self.values[layer], values)):

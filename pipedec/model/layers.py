@@ -1,0 +1,71 @@
+"""The forward pass of a span's layers, which are transformers' own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pipedec.model.attention import PoolCache
+from pipedec.model.span import Span
+
+GoesOn = Callable[[int], bool]  # asked before a layer, by its index in the span
+
+
+class Layers:
+    """A span's layers with their rotary embedding."""
+
+    def __init__(self, model: Span) -> None:
+        self._layers = tuple(model.layers)
+        self._rotary = _Rotary(model)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        cache: PoolCache,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        goes_on: GoesOn | None = None,
+    ) -> torch.Tensor | None:
+        """Layers [start, end) on hidden [rows, hidden] at int64 positions [rows]; None if `goes_on` said no."""
+        hidden, positions = hidden[None], positions[None]
+        rotated = self._rotary(hidden, positions)
+        for index in range(start, len(self._layers) if end is None else end):
+            if goes_on is not None and not goes_on(index):
+                return None
+            output = self._layers[index](
+                hidden,
+                attention_mask=cache,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                **rotated[index],
+            )
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden[0]
+
+
+class _Rotary:
+    """The rotary embeddings of a batch's positions, as keyword arguments of each layer."""
+
+    def __init__(self, model: Span) -> None:
+        self._module = model.architecture.rotary
+        types = getattr(model.architecture.lm.config, "layer_types", None)
+        by_type = self._module is not None and "layer_type" in inspect.signature(self._module.forward).parameters
+        self._types = [types[i] if by_type and types else None for i in range(*model.span)]
+
+    def __call__(self, hidden: torch.Tensor, positions: torch.Tensor) -> list[dict[str, Any]]:
+        if self._module is None:
+            return [{} for _ in self._types]
+        computed = {}
+        for kind in set(self._types):
+            extra = {} if kind is None else {"layer_type": kind}
+            computed[kind] = {"position_embeddings": self._module(hidden, positions, **extra)}
+        return [computed[kind] for kind in self._types]

@@ -1,0 +1,143 @@
+"""Attention over the KV pool that reads a table on the device, so that its shapes do not depend on what rows see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from pipedec.model.context import Context, Ints
+from pipedec.model.kv_pool import KVPool
+from pipedec.model.table import HIDDEN, Column, Layout, TableMaker, needed
+
+
+@dataclass(slots=True, eq=False)
+class Bound:
+    """A table on the device, int32 [at least layout.size]. `slots`: where the rows are stored, int64."""
+
+    layout: Layout
+    table: torch.Tensor
+    slots: torch.Tensor
+    _distances: torch.Tensor | None = field(default=None)
+
+    @classmethod
+    def to(cls, layout: Layout, table: torch.Tensor) -> Bound:
+        bound = cls(layout, table, table[:0])
+        bound.slots = bound.column(Column.SLOT).long()
+        return bound
+
+    def column(self, column: Column) -> torch.Tensor:
+        """int32 [rows]"""
+        return self.table[column * self.layout.rows : (column + 1) * self.layout.rows]
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """All keys, and what lies behind them: int32 [layout.keys]"""
+        return self.table[self.layout.keys_at : self.layout.keys_at + self.layout.keys]
+
+    def distances(self) -> torch.Tensor:
+        """How far back each key lies for each row, HIDDEN where it is not seen: int32 [rows, keys]"""
+        if self._distances is None:
+            at = self.layout.keys_at + torch.arange(self.layout.keys, dtype=torch.int32, device=self.table.device)
+            named = {column: self.column(column)[:, None] for column in Column}
+            committed = (named[Column.FIRST] <= at) & (at < named[Column.COMMITTED_END])
+            extra = (named[Column.EXTRA] <= at) & (at < named[Column.EXTRA_END])
+            back = named[Column.POSITION] - (at - named[Column.FIRST])
+            entry = torch.where(extra, named[Column.DISTANCES] + at - named[Column.EXTRA], 0)
+            self._distances = torch.where(extra, self.table[entry], torch.where(committed, back, HIDDEN))
+        return self._distances
+
+
+class Compute(Protocol):
+    """Attention of query [heads, rows, head_dim] over one layer's pool [kv_heads, slots, head_dim], as `bound` says:
+    output [rows, heads, head_dim]. The rows of a padded table see nothing; what they get is finite."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        bound: Bound,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor: ...
+
+    def tile(self, rows: int) -> int:
+        """Rows per tile in a table of so many rows."""
+
+    def items(self, rows: int) -> int:
+        """Items in a table of so many rows: at least one for each."""
+
+
+class TableAttention:
+    """See `pipedec.model.attention.Attention`. Between batches, `bind` may choose another table."""
+
+    def __init__(self, pool: KVPool, num_slots: int, compute: Compute) -> None:
+        self.num_slots = num_slots
+        self._pool, self._compute = pool, compute
+        self.maker = TableMaker(num_slots, scratch=pool.num_slots - 1)
+        self.bound: Bound | None = None
+
+    def layout(self, rows: int, keys: int, distances: int) -> Layout:
+        return Layout(rows, self._compute.tile(rows), self._compute.items(rows), keys, distances)
+
+    def bind(self, bound: Bound) -> None:
+        self.bound = bound
+
+    def reset(self) -> None:
+        """Nothing to forget: each table names every slot that is read."""
+
+    def poison(self, slots: Sequence[int]) -> None:
+        """Nobody reads a slot that no table names."""
+
+    def abandon(self, contexts: Sequence[Context]) -> None:
+        """Nobody reads a slot that no table names."""
+
+    def begin(self, contexts: Sequence[Context], order: Ints, open_owners: set[int]) -> None:
+        layout = self.layout(len(order), *needed(contexts))
+        table = self.maker.make(layout, contexts, order, None)
+        self.bind(Bound.to(layout, torch.from_numpy(table).to(self._pool.device)))
+
+    def store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        assert self.bound is not None
+        self._pool.write(layer, self.bound.slots, keys, values)
+
+    def attend(self, layer: int, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
+        assert self.bound is not None
+        return self._compute(query, self._pool.keys[layer], self._pool.values[layer], self.bound, scale, window)
+
+
+class DenseCompute:
+    """With torch's operators alone: every row against every key in the table, and then a mask. Costs what its capacity
+    says, whatever the rows see: the reference for a kernel, and the way to run static shapes without one."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        bound: Bound,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        distances = bound.distances()
+        seen = (distances != HIDDEN) if window is None else (distances >= 0) & (distances < window)
+        slots = torch.where(seen.any(0), bound.keys, 0).long()  # what lies behind the keys is no slot
+        kv_heads, _, head_dim = keys.shape
+        heads, rows, _ = query.shape
+        chosen, read = keys.index_select(1, slots), values.index_select(1, slots)
+        read = torch.where(seen.any(0)[None, :, None], read, 0)  # a mask does not hide what is not finite
+        folded = query.reshape(kv_heads, -1, rows, head_dim).float() * scale
+        scores = folded @ chosen.float()[:, None].transpose(2, 3)
+        scores = torch.where(seen, scores, -torch.inf)
+        weights = torch.where(seen.any(1)[:, None], scores.softmax(-1), 0)
+        output = weights @ read.float()[:, None]
+        return output.reshape(heads, rows, head_dim).transpose(0, 1).to(query.dtype).contiguous()
+
+    def tile(self, rows: int) -> int:
+        return 1
+
+    def items(self, rows: int) -> int:
+        return rows

@@ -1,0 +1,251 @@
+"""Attention over the KV pool in two Triton kernels, which read all that varies from a table on the device.
+
+The first runs a program for each item of the table and each KV head: all query heads of that KV head, for all rows of
+a tile, against one piece of the context, so that K and V are read once for them all. The second puts the pieces of
+each row together. Sums are kept in float32 and taken in a fixed order: equal tables give equal bits.
+
+With TRITON_INTERPRET=1 in the environment when this is imported, the kernels run on the CPU, slowly.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from pipedec.model.table import HIDDEN, ITEM_HEAD, Column
+from pipedec.model.table_attention import Bound
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+_MAX_QUERIES = {2: 128, 4: 32}  # of a program, by bytes of a number: what registers hold
+_MIN_QUERIES = 16  # of tl.dot
+_KEYS = {2: 64, 4: 32}  # that a program looks at together
+_LOG2_E = 1.4426950408889634
+
+_POSITION, _FIRST = tl.constexpr(int(Column.POSITION)), tl.constexpr(int(Column.FIRST))
+_COMMITTED_END, _EXTRA = tl.constexpr(int(Column.COMMITTED_END)), tl.constexpr(int(Column.EXTRA))
+_DISTANCES, _LANE = tl.constexpr(int(Column.DISTANCES)), tl.constexpr(int(Column.LANE))
+_ITEM, _NUM_ITEMS = tl.constexpr(int(Column.ITEM)), tl.constexpr(int(Column.NUM_ITEMS))
+_HEAD, _HIDDEN = tl.constexpr(ITEM_HEAD), tl.constexpr(HIDDEN)
+
+
+class TritonCompute:
+    """See `pipedec.model.table_attention.Compute`. Contexts are cut so that every processor has two programs."""
+
+    def __init__(self, kv_heads: int, heads: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._group: int = triton.next_power_of_2(heads // kv_heads)
+        self._bytes = max(2, dtype.itemsize)
+        processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+        self._pieces = -(-2 * processors // kv_heads)
+
+    def tile(self, rows: int) -> int:
+        least, most = max(1, _MIN_QUERIES // self._group), max(1, _MAX_QUERIES[self._bytes] // self._group)
+        fitting: int = min(triton.next_power_of_2(rows), most)
+        return max(least, fitting)
+
+    def items(self, rows: int) -> int:
+        return rows + self._pieces
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        bound: Bound,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        heads, rows, head_dim = query.shape
+        kv_heads, layout, group = keys.shape[0], bound.layout, self._group
+        padded = max(16, triton.next_power_of_2(head_dim))
+        queries = layout.tile * group
+        query = query if query.stride(2) == 1 else query.contiguous()
+        partial = torch.empty(layout.items, kv_heads, queries, padded, dtype=torch.float32, device=query.device)
+        state = torch.empty(2, layout.items, kv_heads, queries, dtype=torch.float32, device=query.device)
+        output = torch.empty(rows, heads, head_dim, dtype=query.dtype, device=query.device)
+        upcast = INTERPRETED and query.dtype == torch.bfloat16  # whose products the interpreter gets wrong
+        sizes = {"GROUP": heads // kv_heads, "GROUP_PADDED": group, "DIM": head_dim, "DIM_PADDED": padded}
+        _attend_piece[(layout.items, kv_heads)](
+            query,
+            keys,
+            values,
+            bound.table,
+            partial,
+            state,
+            query.stride(1),
+            query.stride(0),
+            keys.stride(0),
+            keys.stride(1),
+            layout.rows,
+            layout.items_at,
+            scale * _LOG2_E,
+            window or 0,
+            TILE=layout.tile,
+            KEYS=_KEYS[self._bytes],
+            WINDOWED=window is not None,
+            UPCAST=upcast,
+            **sizes,
+            num_warps=8 if queries >= 128 else 4,
+            num_stages=2,
+        )
+        _join_pieces[(rows, heads)](
+            partial,
+            state,
+            bound.table,
+            output,
+            layout.rows,
+            layout.items,
+            kv_heads,
+            QUERIES=queries,
+            PIECES=16,
+            **sizes,
+            num_warps=4,
+        )
+        return output
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _fold(query, k, v, seen, scale, top, total, sums, UPCAST: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Add some keys to the running softmax of each query: its largest score, the sum of weights, and of values."""
+    if UPCAST:
+        query, k = query.to(tl.float32), k.to(tl.float32)
+    scores = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
+    scores = tl.where(seen, scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    base = tl.where(new_top == float("-inf"), 0.0, new_top)  # nothing seen yet: exp2(-inf - 0) is 0, not NaN
+    weights = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(top - base)
+    products = weights.to(v.dtype)
+    if UPCAST:
+        products, v = products.to(tl.float32), v.to(tl.float32)
+    sums = sums * shrink[:, None] + tl.dot(products, v, input_precision="ieee")
+    return new_top, total * shrink + tl.sum(weights, 1), sums
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attend_piece(  # type: ignore[no-untyped-def]
+    query,
+    keys,
+    values,
+    table,
+    partial,
+    state,
+    query_row_stride,
+    query_head_stride,
+    head_stride,
+    slot_stride,
+    rows_stride,
+    items_at,
+    scale,
+    window,
+    GROUP: tl.constexpr,
+    GROUP_PADDED: tl.constexpr,
+    DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr,
+    TILE: tl.constexpr,
+    KEYS: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """One item and KV head: running softmax of TILE * GROUP_PADDED queries over the keys in [begin, end)."""
+    item, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    entry = table + items_at + item * (_HEAD + TILE)
+    begin, end, extra = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
+    if begin < end:
+        QUERIES: tl.constexpr = TILE * GROUP_PADDED
+        lane = tl.arange(0, QUERIES)
+        member = lane % GROUP_PADDED
+        row = tl.load(entry + _HEAD + lane // GROUP_PADDED)
+        real = (row >= 0) & (member < GROUP)
+        row = tl.maximum(row, 0)
+        dim = tl.arange(0, DIM_PADDED)
+        inside_dim = dim[None, :] < DIM
+        where = row[:, None] * query_row_stride + (head * GROUP + member)[:, None] * query_head_stride + dim[None, :]
+        q = tl.load(query + where, mask=real[:, None] & inside_dim, other=0.0)
+        first = tl.load(table + _FIRST * rows_stride + row)
+        committed_end = tl.load(table + _COMMITTED_END * rows_stride + row)
+        distances = tl.load(table + _DISTANCES * rows_stride + row)
+        position = tl.load(table + _POSITION * rows_stride + row)
+        keys += head * head_stride
+        values += head * head_stride
+
+        top = tl.full([QUERIES], float("-inf"), tl.float32)
+        total = tl.zeros([QUERIES], tl.float32)
+        sums = tl.zeros([QUERIES, DIM_PADDED], tl.float32)
+        start = begin
+        if WINDOWED:  # nobody in the tile sees what lies before
+            start = tl.maximum(begin, tl.min(tl.where(real, first + position - window + 1, end), 0))
+        for at in range(start, tl.minimum(end, extra), KEYS):
+            index = at + tl.arange(0, KEYS)
+            inside = index < tl.minimum(end, extra)
+            cell = tl.load(table + index, mask=inside, other=0)[:, None].to(tl.int64) * slot_stride + dim[None, :]
+            k = tl.load(keys + cell, mask=inside[:, None] & inside_dim, other=0.0)
+            v = tl.load(values + cell, mask=inside[:, None] & inside_dim, other=0.0)
+            seen = inside[None, :] & (index[None, :] < committed_end[:, None])
+            if WINDOWED:
+                seen = seen & (position[:, None] - (index[None, :] - first[:, None]) < window)
+            top, total, sums = _fold(q, k, v, seen, scale, top, total, sums, UPCAST)
+        for at in range(tl.maximum(begin, extra), end, KEYS):
+            index = at + tl.arange(0, KEYS)
+            inside = index < end
+            cell = tl.load(table + index, mask=inside, other=0)[:, None].to(tl.int64) * slot_stride + dim[None, :]
+            k = tl.load(keys + cell, mask=inside[:, None] & inside_dim, other=0.0)
+            v = tl.load(values + cell, mask=inside[:, None] & inside_dim, other=0.0)
+            back = tl.load(
+                table + distances[:, None] + (index - extra)[None, :],
+                mask=real[:, None] & inside[None, :],
+                other=_HIDDEN,
+            )
+            seen = back >= 0
+            if WINDOWED:
+                seen = seen & (back < window)
+            top, total, sums = _fold(q, k, v, seen, scale, top, total, sums, UPCAST)
+
+        place = (item * tl.num_programs(1) + head) * QUERIES + lane
+        tl.store(partial + place[:, None] * DIM_PADDED + dim[None, :], sums, mask=real[:, None])
+        tl.store(state + place, top, mask=real)
+        tl.store(state + tl.num_programs(0) * tl.num_programs(1) * QUERIES + place, total, mask=real)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _join_pieces(  # type: ignore[no-untyped-def]
+    partial,
+    state,
+    table,
+    output,
+    rows_stride,
+    items,
+    kv_heads,
+    GROUP: tl.constexpr,
+    GROUP_PADDED: tl.constexpr,
+    DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr,
+    QUERIES: tl.constexpr,
+    PIECES: tl.constexpr,
+):
+    """One row and query head: its softmax over all pieces. A row without items, which is padding, gets zeros."""
+    row, head = tl.program_id(0), tl.program_id(1)
+    item = tl.load(table + _ITEM * rows_stride + row)
+    count = tl.load(table + _NUM_ITEMS * rows_stride + row)
+    lane = tl.load(table + _LANE * rows_stride + row) * GROUP_PADDED + head % GROUP
+    dim = tl.arange(0, DIM_PADDED)
+    top = tl.full([], float("-inf"), tl.float32)
+    total = tl.full([], 0.0, tl.float32)
+    sums = tl.zeros([DIM_PADDED], tl.float32)
+    for at in range(0, count, PIECES):
+        piece = at + tl.arange(0, PIECES)
+        inside = piece < count
+        place = ((item + piece).to(tl.int64) * kv_heads + head // GROUP) * QUERIES + lane
+        tops = tl.load(state + place, mask=inside, other=float("-inf"))
+        totals = tl.load(state + items * kv_heads * QUERIES + place, mask=inside, other=0.0)
+        new_top = tl.maximum(top, tl.max(tops, 0))
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weights = tl.exp2(tops - base)
+        values = tl.load(partial + place[:, None] * DIM_PADDED + dim[None, :], mask=inside[:, None], other=0.0)
+        shrink = tl.exp2(top - base)
+        total = total * shrink + tl.sum(weights * totals, 0)
+        sums = sums * shrink + tl.sum(weights[:, None] * values, 0)
+        top = new_top
+    result = sums / tl.where(total == 0.0, 1.0, total)
+    place = (row * tl.num_programs(1) + head) * DIM + dim
+    tl.store(output + place, result.to(output.dtype.element_ty), mask=dim < DIM)
