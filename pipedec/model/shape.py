@@ -98,7 +98,7 @@ def model_shape(path: Path) -> ModelShape:
         num_kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or hidden // heads),
         intermediate_size=int(config.get("intermediate_size") or 4 * hidden),
-        max_context=_max_context(config),
+        max_context=context_limit(config),
         tied=tied,
         dtype=_dtype(config, tensors),
         layer_parameters=tuple(per_layer),
@@ -174,7 +174,7 @@ def _positive(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _max_context(config: Mapping[str, Any]) -> int:
+def context_limit(config: Mapping[str, Any]) -> int:
     """Positions that are computed the same whatever else is in the batch.
 
     Dynamic and "longrope" frequencies change for *all* positions once any passes the original context, so

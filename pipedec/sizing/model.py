@@ -1,0 +1,76 @@
+"""The sizes of a model that its config.json alone tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipedec.errors import ModelError
+from pipedec.model.shape import context_limit
+from pipedec.partition import Costs, estimate_costs, partition
+from pipedec.spec import Dtype, Span
+
+DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """Parameters, and what a token's keys and values take. `table_parameters` are those of the embedding, and of the
+    LM head."""
+
+    architecture: str
+    costs: Costs
+    table_parameters: int
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    kv_elements: int  # of one token in one layer, K and V
+    context_limit: int
+    tied: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> ModelSize:
+        """Reads a config.json as transformers writes it. Raises `ModelError` where a size is missing."""
+        if "quantization_config" in config:
+            raise ModelError("the checkpoint is quantised; only the model's original weights are run")
+        text = config.get("text_config", config)
+        costs = estimate_costs(config)
+        hidden, heads = costs.embed, int(text.get("num_attention_heads") or text["n_head"])
+        head_dim = text.get("head_dim") or hidden // heads
+        return cls(
+            architecture=str((config.get("architectures") or [config.get("model_type", "unknown")])[0]),
+            costs=costs,
+            table_parameters=costs.head,
+            vocab_size=costs.head // hidden,
+            hidden_size=hidden,
+            intermediate_size=int(text.get("intermediate_size") or 4 * hidden),
+            num_heads=heads,
+            kv_elements=2 * int(text.get("num_key_value_heads") or heads) * head_dim,
+            context_limit=context_limit(text),
+            tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
+        )
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.costs.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model."""
+        return sum(self.costs.layers) + self.table_parameters * (1 if self.tied else 2)
+
+    def split(self, stages: int) -> tuple[Span, ...]:
+        """The balanced division, as `pipedec split` shows it."""
+        return partition(self.costs.layers, stages, self.costs.embed, self.costs.head)
+
+    def held(self, span: Span) -> int:
+        """Parameters that a stage with these layers holds."""
+        first, last = span[0] == 0, span[1] == self.num_layers
+        tables = 1 if first and last and self.tied else first + last
+        return sum(self.costs.layers[slice(*span)]) + tables * self.table_parameters
+
+    def read(self, span: Span) -> int:
+        """Parameters that it reads in one step: of the embedding, next to nothing."""
+        return sum(self.costs.layers[slice(*span)]) + (span[1] == self.num_layers) * self.costs.head

@@ -1,0 +1,170 @@
+"""Estimates of size and speed: arithmetic that can be done by hand, and what must hold of any."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipedec.errors import ModelError, PipeDecError
+from pipedec.sizing import GPUS, POLICIES, ModelSize, Wish, find_gpu, least_stages, option, recommended_stages
+from pipedec.sizing.gpus import GIB
+from pipedec.sizing.memory import kv_slots, stage_needs
+from pipedec.sizing.speed import measured, speed_up, step_seconds
+from pipedec.spec import DeploymentSpec
+
+LLAMA_70B: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 80,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
+LLAMA_1B: dict[str, Any] = LLAMA_70B | {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 16,
+    "head_dim": 64,
+    "tie_word_embeddings": True,
+}
+L4 = find_gpu("L4")
+WISH = Wish(ModelSize.of(LLAMA_70B), ModelSize.of(LLAMA_1B), L4, "bfloat16", 8192, 4)
+
+
+def test_parameters_are_those_of_the_model_cards() -> None:
+    assert WISH.model.parameters == pytest.approx(70.55e9, rel=0.001)
+    assert WISH.draft is not None
+    assert WISH.draft.parameters == pytest.approx(1.236e9, rel=0.001)
+
+
+def test_all_stages_together_hold_the_model() -> None:
+    for stages in (1, 3, 14, 80):
+        spans = WISH.model.split(stages)
+        assert sum(WISH.model.held(span) for span in spans) == WISH.model.parameters
+        read = sum(WISH.model.read(span) for span in spans)
+        assert read == WISH.model.parameters - WISH.model.table_parameters
+
+
+def test_a_tied_table_is_held_once_where_both_ends_meet() -> None:
+    draft = WISH.draft
+    assert draft is not None
+    assert draft.held((0, 16)) == draft.parameters
+    assert draft.held((0, 8)) + draft.held((8, 16)) == draft.parameters + draft.table_parameters
+
+
+def test_kv_slots_are_those_of_the_manifest() -> None:
+    spec = DeploymentSpec.model_validate_json(
+        '{"model": {"uri": "file:///m"}, "draft": {"targetLayers": 2}, "pipeline": {"stages": 14},'
+        ' "serving": {"maxSequences": 4, "maxContext": 8192}}'
+    )
+    assert kv_slots(14, 4, 8192) == spec.kv_slots(131072)
+
+
+def test_kv_of_a_stage_by_hand() -> None:
+    needs = stage_needs(WISH.model, 80, 1, 1024, 2)
+    assert needs[40].kv == (1024 + 81 * 64) * 2 * 8 * 128 * 2  # slots x (K and V) x heads x head_dim x bytes
+
+
+def test_a_step_by_hand() -> None:
+    model, span = WISH.model, (8, 16)
+    kv = 4096 * 2 * 8 * 128 * 8
+    read = (sum(model.costs.layers[8:16]) + kv) * 2
+    assert step_seconds(model, span, 1, L4, 8192, 2) == pytest.approx(read / (0.8 * 300e9))
+    many = 2 * 4096 * (sum(model.costs.layers[8:16]) + 8192 * 8192 * 8) / (0.5 * 121e12)
+    assert step_seconds(model, span, 4096, L4, 8192, 2) == pytest.approx(many)
+    tiny = ModelSize.of(LLAMA_1B | {"hidden_size": 64, "head_dim": 2, "intermediate_size": 64, "vocab_size": 300})
+    assert step_seconds(tiny, (0, 10), 1, L4, 128, 2) == pytest.approx(10 * 150e-6)
+
+
+@pytest.mark.parametrize(("gpu", "least"), [("T4", 12), ("L4", 8), ("A10", 8), ("4090", 8), ("H100", 3)])
+def test_seventy_billion_parameters_need_so_many(gpu: str, least: int) -> None:
+    wish = replace(WISH, gpu=find_gpu(gpu))
+    assert least_stages(wish) == least
+    assert 141e9 / (0.9 * wish.gpu.memory * GIB) < least  # never fewer than the weights alone ask for
+    assert recommended_stages(wish) >= least
+    fewer = stage_needs(wish.model, least - 1, wish.sequences, wish.context, wish.width)
+    assert max(need.total for need in fewer) > wish.gpu.usable_bytes
+
+
+def test_more_context_needs_more_stages() -> None:
+    counts = [least_stages(replace(WISH, context=context)) for context in (2048, 8192, 32768)]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+
+
+def test_what_cannot_fit_is_said() -> None:
+    with pytest.raises(PipeDecError, match=r"even one of 64 stages needs .* lower --context"):
+        least_stages(replace(WISH, context=131072, sequences=200))
+    with pytest.raises(PipeDecError, match=r"the draft needs .* choose a smaller draft"):
+        least_stages(replace(WISH, draft=WISH.model))
+
+
+def test_rates_follow_from_step_and_speed_up() -> None:
+    found = option(WISH, 8)
+    assert found.draft_seconds is not None
+    gain = speed_up("adaptive", 8, 0.76, found.draft_seconds / found.step_seconds)
+    assert gain is not None
+    assert found.tokens_per_second["adaptive"] == pytest.approx(gain / (8 * found.step_seconds))
+    assert found.tokens_per_second["none"] == pytest.approx(1 / (8 * found.step_seconds), rel=0.01)
+    assert option(replace(WISH, draft=None), 8).tokens_per_second["adaptive"] is None
+
+
+def test_the_table_is_whole() -> None:
+    table = measured()
+    assert table["source"].startswith("python -m benchmarks.sizing")
+    shapes = {
+        (stages, agreement, tuple(sorted(by_policy)))
+        for by_stages in table["draft_time"].values()
+        for stages, by_agreement in by_stages.items()
+        for agreement, by_policy in by_agreement.items()
+    }
+    cells = len({stages for stages, _, _ in shapes}) * len({agreement for _, agreement, _ in shapes})
+    assert len(shapes) == cells
+    assert {policies for _, _, policies in shapes} == {tuple(sorted(POLICIES))}
+    assert sum(len(row) for by_stages in table["draft_time"].values() for row in by_stages.values()) == cells * len(
+        table["draft_time"]
+    )
+
+
+@pytest.mark.parametrize("policy", [policy for policy in POLICIES if policy != "none"])
+def test_measured_points_are_met_exactly(policy: Any) -> None:
+    for draft_time, by_stages in measured()["draft_time"].items():
+        for stages, by_agreement in by_stages.items():
+            for agreement, row in by_agreement.items():
+                found = speed_up(policy, int(stages), float(agreement), float(draft_time))
+                assert found == pytest.approx(row[policy])
+
+
+@given(st.integers(1, 30), st.floats(0.5, 0.9), st.floats(0.01, max(map(float, measured()["draft_time"]))))
+def test_between_points_nothing_is_outside_what_was_measured(stages: int, agreement: float, draft_time: float) -> None:
+    rows = [row for by in measured()["draft_time"].values() for by_a in by.values() for row in by_a.values()]
+    found = speed_up("adaptive", stages, agreement, draft_time)
+    assert found is not None
+    assert min(row["adaptive"] for row in rows) - 1e-9 <= found <= max(row["adaptive"] for row in rows) + 1e-9
+
+
+def test_beyond_what_was_measured_nothing_is_claimed() -> None:
+    assert speed_up("adaptive", 8, 0.76, 1.01) is None
+    with pytest.raises(PipeDecError, match=r"--agreement 0\.95: was measured from 0\.5 to 0\.9"):
+        speed_up("adaptive", 8, 0.95, 0.25)
+
+
+def test_gpus_are_found_in_any_spelling() -> None:
+    assert find_gpu("rtx 4090") == find_gpu("4090") == find_gpu("RTX4090")
+    assert len({gpu.name for gpu in GPUS}) == len(GPUS)
+    with pytest.raises(PipeDecError, match=r"did you mean L40S\?.*--gpu-memory"):
+        find_gpu("L40X")
+
+
+def test_quantised_models_are_refused() -> None:
+    with pytest.raises(ModelError, match="quantised"):
+        ModelSize.of(LLAMA_70B | {"quantization_config": {}})
