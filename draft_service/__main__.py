@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 async def run(config: DraftConfig, models: LoadedModels) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises what the head's thread raises."""
-    registry = service_registry()
+    registry = service_registry("draft")
     serving = models.resource.spec.serving
     port = serving.port if config.http_port is None else config.http_port
     stop = asyncio.Event()

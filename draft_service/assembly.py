@@ -139,7 +139,7 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
     )
     scheduler = Scheduler(limits, policy)
     head = Head(scheduler, members, Links(transport, control, verdicts), models.draft, cost=cost)
-    HeadMetrics(registry, models.resource.served_name, scheduler.counts, head.state)
+    HeadMetrics(registry, models.resource.served_name, spec.policy, scheduler.counts, head.state)
     return head
 
 

@@ -129,6 +129,11 @@ class Members:
         refusals = [f"; stage {stage} was refused: {self._refusals[stage]}" for stage in refused]
         return f"waiting for stage {_listed(missing)} to register" + "".join(refusals)
 
+    def heard(self, now: float) -> list[float]:
+        """By stage, seconds since it was last heard; infinite if never, or if it cannot be reached."""
+        members = [self._members.get(stage) for stage in range(self.stages)]
+        return [math.inf if member is None else now - member.seen for member in members]
+
     def receive(self, peer: bytes, message: FromStage, now: float) -> list[Action]:
         """Any message of a stage; each is a sign of life. Replays and messages of older epochs change nothing."""
         if isinstance(message, Register):

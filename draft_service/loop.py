@@ -86,7 +86,7 @@ class Head:
         self._speculation: Speculation | None = None
         if draft is not None:
             self._speculation = Speculation(draft, scheduler, self._note, draft_patience)
-        self._transit = Transit(patience or Patience(*PATIENCE_SECONDS))
+        self._transit = Transit(patience or Patience(*PATIENCE_SECONDS), scheduler.counts.round_trip)
         self._sender: DataSender | None = None
         self._poller = Poller(links.control, links.verdicts, self._wakeup)
         self._next_tick = 0.0
@@ -115,17 +115,21 @@ class Head:
 
     def state(self) -> HeadState:
         """For the metrics; a reading that is one turn old at most."""
-        scheduler, links = self._scheduler, self._links
+        scheduler, links, heard = self._scheduler, self._links, self._members.heard(time.monotonic())
         return HeadState(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             in_flight=scheduler.in_flight,
             kv_slots=scheduler.num_slots,
             kv_slots_used=scheduler.num_slots_used,
+            epoch=self._members.epoch,
             epoch_live=scheduler.epoch is not None,
             degraded=bool(self.status.degraded),
             malformed=links.control.malformed + links.verdicts.malformed,
             unauthenticated=self._rejected,
+            present=[seconds <= self._members.silence for seconds in heard],
+            heard=heard,
+            steps={} if self._cost is None else self._cost.least(),
         )
 
     def _note(self, note: Callable[[], None]) -> None:
@@ -256,12 +260,19 @@ class Head:
                     self._act(self._members.unreachable(peer, time.monotonic()))
         while (batch := self._scheduler.compose()) is not None:
             assert self._sender is not None
+            self._admit()
             if self._sender.send(codec.encode(batch)):
                 self._transit.sent(batch.step, batch.num_rows, time.monotonic())
             else:
                 self._act(self._members.abandon("stage 0 does not take batches", time.monotonic()))
         if self._speculation is not None:
             self._speculation.work()
+
+    def _admit(self) -> None:
+        now = time.monotonic()
+        for sequence in self._scheduler.take_admitted():
+            if sequence.statistics.admitted is None:
+                sequence.statistics.admitted = now
 
     def _stop(self) -> None:
         self._stopping = True

@@ -8,6 +8,7 @@ It is the only owner of KV slots and of prediction trees.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Set
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ class Scheduler:
         self.waiting: deque[Waiting] = deque()
         self.draft_available = policy.children > 0
         self._failed: list[tuple[int, PipeDecError]] = []
+        self._admitted: list[Sequence] = []
         self._next_id = 0
         self._draft_epoch = 0
         self._draft_job: list[tuple[Sequence, Node]] | None = None
@@ -69,7 +71,9 @@ class Scheduler:
     def start_epoch(self, epoch: int, num_slots: int) -> None:
         """A new formation with empty KV: every running request starts again from prompt and emitted tokens."""
         for sequence in reversed(self.running.values()):
+            self._bury(sequence, sequence.tree.root.subtree())
             self.waiting.appendleft(sequence.suspended())
+        self.counts.resumptions += len(self.running)
         self.running.clear()
         self.epoch = epoch
         self._allocator = SlotAllocator(num_slots)
@@ -93,6 +97,7 @@ class Scheduler:
 
     def _fail(self, sequence: Sequence, reason: str) -> None:
         self._release(sequence)
+        self.counts.given_up += 1
         self._failed.append((sequence.key, UnfinishableError(reason)))
 
     def lose_draft(self) -> None:
@@ -148,13 +153,8 @@ class Scheduler:
         rows = certain + predicted
         if not rows and not prefilled:
             return None  # the ops wait for the next batch
-        self.counts.batches += 1
-        self.counts.prefill_rows += prefilled
-        self.counts.certain_rows += len(certain)
-        self.counts.predicted_rows += len(predicted)
         carried = {self.running[row.request] for row in rows}
-        for sequence in carried:
-            sequence.statistics.steps += 1
+        self._count(prefilled, certain, predicted, carried)
         carried |= {self.running[op.request] for op in self._ops if isinstance(op, Prefill)}
         batch = Batch(self.epoch, self._step, tuple(self._ops), Rows.of(rows))
         self._ops = []
@@ -189,6 +189,12 @@ class Scheduler:
         self._next_id += 1
         sequence.slots.extend(self._allocator.allocate(entry.num_prefill))
         self.running[sequence.id] = sequence
+        self._admitted.append(sequence)
+
+    def take_admitted(self) -> list[Sequence]:
+        """Requests that got a place in the pipeline since the last call."""
+        admitted, self._admitted = self._admitted, []
+        return admitted
 
     def _reserve(self) -> int:
         """Slots that predictions leave free, so that every sequence can send its cursor."""
@@ -237,8 +243,22 @@ class Scheduler:
     def _send(self, sequence: Sequence, node: Node) -> Row:
         if node.slot == NO_SLOT:
             (node.slot,) = self._allocator.allocate(1)
-        sequence.tree.mark_sent(node)
+        self.counts.levels += sequence.mark_sent(node)
         return sequence.row(node, sequence.target)
+
+    def _count(self, prefilled: int, certain: Seq[Row], predicted: Seq[Row], carried: Set[Sequence]) -> None:
+        counts = self.counts
+        counts.batches += 1
+        counts.prefill_rows += prefilled
+        counts.certain_rows += len(certain)
+        counts.predicted_rows += len(predicted)
+        counts.batch_rows.add(prefilled + len(certain) + len(predicted))
+        counts.sequence_steps += len(carried)
+        counts.drafts += len({row.request for row in predicted})
+        for sequence in carried:
+            sequence.statistics.steps += 1
+            counts.tree_nodes.add(sequence.tree.num_nodes)
+            counts.tree_depth.add(sequence.deepest - sequence.tree.root.position)
 
     def on_started(self, step: int) -> None:
         """Stage 0 will soon want the batch after `step`: until then a batch composed would only grow stale."""
@@ -265,11 +285,11 @@ class Scheduler:
         self.policy.observe(sequence.tree.root, token)
         step = sequence.advance(token)
         if step.hit:
-            self.counts.hits += 1
+            self.counts.hit(step.cursor.ahead)
         else:
             self.counts.misses += 1
         self._free([node.slot for node in step.dead if node.slot != NO_SLOT])
-        self._dead += [(sequence.id, node.id) for node in step.dead if node.sent]
+        self._bury(sequence, step.dead)
         if token in sequence.request.end_tokens:
             self._release(sequence)
             return TokenEvent(token, logprobs, "stop", sequence.statistics)
@@ -281,6 +301,7 @@ class Scheduler:
     def _preempt_youngest(self) -> None:
         """No slot is left for a cursor: the newest sequence goes back to the queue, and resumes later."""
         youngest = next(reversed(self.running.values()))
+        self.counts.preemptions += 1
         self._release(youngest)
         self.waiting.appendleft(youngest.suspended())
 
@@ -288,11 +309,17 @@ class Scheduler:
         del self.running[sequence.id]
         # Its slots may be given to a row of the batch being composed: a pending prefill must not write them too.
         self._ops = [op for op in self._ops if not (isinstance(op, Prefill) and op.request == sequence.id)]
-        self._dead += [(sequence.id, node.id) for node in sequence.tree.root.subtree() if node.sent]
+        self._bury(sequence, sequence.tree.root.subtree())
         self._free(sequence.held_slots())
         for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._draft_ops)):
             if channel.opened:
                 ops.append(Close(sequence.id))
+
+    def _bury(self, sequence: Sequence, nodes: Iterable[Node]) -> None:
+        """Stages need not compute these nodes any more; what was sent of them is waste, but for a cursor."""
+        sent = [node for node in nodes if node.sent]
+        self._dead += [(sequence.id, node.id) for node in sent]
+        self.counts.wasted_rows += len(sent) - (sequence.tree.root in sent)
 
     def _free(self, slots: list[int]) -> None:
         self._allocator.free(slots)

@@ -56,6 +56,7 @@ class Sequence:
         self.tokens = [*self.request.prompt, *self.output]
         self.slots: list[int] = []
         self.tree = PredictionTree(self.tokens[-1], len(self.tokens) - 1)
+        self.deepest = self.tree.root.position - 1  # the last position of which a row was sent, below this cursor
         self.target = self._fresh_channel()
         self.draft = self._fresh_channel()
 
@@ -132,6 +133,7 @@ class Sequence:
             self.statistics.hits += 1
         else:
             self.statistics.misses += 1
+            self.deepest = self.tree.root.position - 1
         return step
 
     def meet_loss(self, *, alone: bool) -> None:
@@ -141,6 +143,13 @@ class Sequence:
     def suspended(self) -> Waiting:
         """What it needs to be started again, later or in another epoch."""
         return Waiting(self.key, self.request, self.output, self.statistics, self.suspicion)
+
+    def mark_sent(self, node: Node) -> bool:
+        """The node enters the pipeline. Whether it is the first one of its level."""
+        self.tree.mark_sent(node)
+        opens = node.position > self.deepest
+        self.deepest = max(self.deepest, node.position)
+        return opens
 
     def held_slots(self) -> list[int]:
         """Every slot this sequence holds, certain and predicted."""

@@ -34,7 +34,7 @@ class Speculation:
     ) -> None:
         self._scheduler = scheduler
         self._runner = DraftRunner(draft, lambda epoch, outcome: note(lambda: self._take(epoch, outcome)))
-        self._transit = Transit(patience or Patience(floor=3.0, first=30.0))
+        self._transit = Transit(patience or Patience(floor=3.0, first=30.0), scheduler.counts.draft_seconds)
         self._asked = self._answered = 0
         self._backoff = BACKOFF[0]
         self._settled_at = 0.0
@@ -85,4 +85,5 @@ class Speculation:
     def _lose(self, reason: str, error: Exception | None = None) -> None:
         _log.error("%s; decoding goes on without speculation", reason, exc_info=error)
         self._scheduler.lose_draft()
+        self._scheduler.counts.draft_failures += 1
         self.degraded = reason

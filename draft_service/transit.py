@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from pipedec.errors import ProtocolError
+from pipedec.metrics.distribution import Distribution
 
 FACTOR = 10.0  # times what as many rows took lately: beyond that it hangs
 FADING = 0.9  # of what was slowest, with every later answer
@@ -44,11 +45,12 @@ class Patience:
 
 
 class Transit:
-    """What was sent and is not answered yet; answers come in the order of sending."""
+    """What was sent and is not answered yet; answers come in the order of sending. `times` is told how long each was
+    under way."""
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
-        self._under_way: deque[tuple[int, int]] = deque()  # (step, rows)
+    def __init__(self, patience: Patience, times: Distribution) -> None:
+        self._patience, self._times = patience, times
+        self._under_way: deque[tuple[int, int, float]] = deque()  # (step, rows, when it was sent)
         self._since = 0.0  # when the oldest of these was sent, or its predecessor answered
 
     @property
@@ -63,7 +65,7 @@ class Transit:
     def sent(self, step: int, rows: int, now: float) -> None:
         if not self._under_way:
             self._since = now
-        self._under_way.append((step, rows))
+        self._under_way.append((step, rows, now))
 
     def answered(self, step: int, now: float) -> bool:
         """Whether this answer is due. False: there was one already. Raises `ProtocolError` if one before it is lost."""
@@ -72,7 +74,8 @@ class Transit:
         if step > self.oldest:
             raise ProtocolError(f"step {step} was answered, but step {self.oldest} was not")
         self._patience.learn(self._rows(), now - self._since)
-        self._under_way.popleft()
+        _, _, sent = self._under_way.popleft()
+        self._times.add(now - sent)
         self._since = now
         return True
 
@@ -84,7 +87,7 @@ class Transit:
         return now - self._since
 
     def _rows(self) -> int:
-        return max(rows for _, rows in self._under_way)
+        return max(rows for _, rows, _ in self._under_way)
 
 
 def _bucket(rows: int) -> int:

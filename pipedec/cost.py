@@ -37,6 +37,10 @@ class StepCost:
             slowest = max(slowest, *(times.get(rows, 0.0) for times in self._by_stage.values()))
             self._seconds.append(slowest)
 
+    def least(self) -> dict[int, float]:
+        """By stage, seconds of the fewest rows that it has said something of."""
+        return {stage: times[min(times)] for stage, times in list(self._by_stage.items()) if times}
+
     def __call__(self, rows: int) -> float:
         if not self._rows:
             return self._prior(rows)

@@ -41,6 +41,7 @@ class Node:
     drafted: bool = False
     expanded: bool = False
     alive: bool = True
+    ahead: int = 0  # levels below the cursor when it was sent
 
     def ancestors(self) -> Iterator[Node]:
         """Parent, grandparent, ... up to and including the root of the tree."""
@@ -118,7 +119,7 @@ class PredictionTree:
 
     def mark_sent(self, node: Node) -> None:
         """The node enters the pipeline; its parent must have entered, or be entering with it."""
-        node.sent = True
+        node.sent, node.ahead = True, node.position - self.root.position
         if self._newest and self._newest[0].position == node.position:
             self._newest.append(node)
         elif not self._newest or self._newest[0].position < node.position:

@@ -20,7 +20,7 @@ def main() -> int:
     config = StageConfig.from_env()
     logging.basicConfig(level=config.log_level, format=f"%(asctime)s %(levelname)s stage {config.stage}: %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading; the loop then ends after its step
-    health, registry = Health(), service_registry()
+    health, registry = Health(), service_registry("stage")
     metrics = StageMetrics(registry, config.stage)
     with HealthServer(config.bind_host, config.metrics_port, health, registry) as server:
         _log.info("health on port %d", server.port)

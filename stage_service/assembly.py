@@ -34,6 +34,7 @@ class LoadedStage:
 
     worker: StageWorker
     offer: Register
+    device: str
 
 
 def load_stage(config: StageConfig, health: Health) -> LoadedStage:
@@ -77,7 +78,7 @@ def load_stage(config: StageConfig, health: Health) -> LoadedStage:
         width=model.hidden_size,
         dtype=spec.model.dtype,
     )
-    return LoadedStage(worker, offer)
+    return LoadedStage(worker, offer, str(model.device))
 
 
 def assemble(
@@ -89,4 +90,5 @@ def assemble(
     row_bytes = None if offer.stage == 0 else offer.width * getattr(torch, offer.dtype).itemsize
     receiver = batch_receiver(transport, where, row_bytes=row_bytes, credits=offer.stages + 2)
     register = replace(offer, address=receiver.address)
+    metrics.describe(offer.layers, offer.dtype, stage.device)
     return StageLoop(stage.worker, register, transport, receiver, config.head_address, metrics, health)

@@ -19,10 +19,11 @@ from pipedec.errors import ProtocolError
 from pipedec.health import Health
 from pipedec.metrics.stage import StageMetrics
 from pipedec.wire import codec
-from pipedec.wire.codec import Activation, BatchFrames, FromHead
+from pipedec.wire.codec import Activation, BatchFrames, Buffer, FromHead
 from pipedec.wire.messages import NO_EPOCH, Batch, Cancel, Formation, Register, Shutdown, Started, Verdict
 from pipedec.wire.sockets import ControlClient, DataReceiver, DataSender, Poller, Transport
 from pipedec.wire.wakeup import Wakeup
+from stage_service.accounts import TimeByState, UsefulRows
 from stage_service.session import Session
 from stage_service.timing import StepTimes
 
@@ -72,7 +73,8 @@ class StageLoop:
         self._worker, self._transport, self._receiver = worker, transport, receiver
         self._head_address, self._metrics, self._health = head_address, metrics, health
         self._session = Session(register)
-        self._times = StepTimes()
+        self._times, self._useful = StepTimes(), UsefulRows(register.slots)
+        self._time = TimeByState(metrics.seconds)
         self._wakeup = Wakeup()
         self._control = self._call_head()
         self._poller = Poller(self._receiver, self._wakeup, self._control)
@@ -81,8 +83,9 @@ class StageLoop:
         self._next_step = 0
         self._wanted = (NO_EPOCH, 0)  # the epoch and step that `Started` was last said of
         self._heard: deque[FromHead] = deque()  # while a step was under way
-        self._malformed = 0
+        self._malformed = self._rejected = 0
         self._stopping = False
+        metrics.kv_slots.set(register.slots)
 
     def stop(self) -> None:
         """Makes `run` return after the step under way. May be called from a signal handler or another thread."""
@@ -148,6 +151,7 @@ class StageLoop:
         self._joining = None
         self._next_step = 0
         self._control.send(self._session.join(formation.epoch))
+        self._time.enter("idle")
         self._metrics.formations.inc()
         self._report()
         _log.info("joined epoch %d: %d KV slots, successor %s", formation.epoch, formation.slots, sender.address)
@@ -156,6 +160,7 @@ class StageLoop:
         frames = self._receiver.receive()
         if frames is None:
             return
+        self._metrics.received_bytes.inc(_num_bytes(frames))
         batch, epoch = frames.batch, self._session.epoch
         if epoch == NO_EPOCH or batch.epoch != epoch or batch.step < self._next_step:
             self._metrics.dropped["stale"].inc()
@@ -167,7 +172,7 @@ class StageLoop:
 
     def _serve(self, frames: BatchFrames) -> None:
         batch = frames.batch
-        start = time.monotonic()
+        self._time.enter("busy")
         try:
             result = self._worker.step(batch, frames.activation, self._progress)
         except ProtocolError as error:
@@ -178,12 +183,19 @@ class StageLoop:
             _log.error("step %d of epoch %d failed; this process ends", batch.step, batch.epoch)
             raise
         self._want_more()  # a batch of which nothing was computed made no progress
-        seconds = time.monotonic() - start
-        self._times.add(result.rows, seconds)
-        self._metrics.step_seconds.observe(seconds)
-        self._metrics.rows.inc(result.rows)
-        if not self._pass_on(frames.header, result):
+        self._count(batch, result.rows, self._time.enter("blocked"))
+        if self._pass_on(frames.header, result):
+            self._time.enter("idle")
+        else:
             self._leave(f"step {batch.step} could not be passed on")
+
+    def _count(self, batch: Batch, rows: int, seconds: float) -> None:
+        self._times.add(rows, seconds)
+        useful, useful_seconds = self._useful.add(batch, rows, seconds)
+        self._metrics.step(rows, seconds)
+        self._metrics.useful_rows.inc(useful)
+        self._metrics.useful_seconds.inc(useful_seconds)
+        self._metrics.cancelled_rows.inc(batch.num_rows - rows)
 
     def _progress(self, done: float) -> None:
         """Between two layers: beat, hear of cancellations, and ask for the next batch while this one still computes.
@@ -209,9 +221,12 @@ class StageLoop:
     def _pass_on(self, header: bytes, result: Result) -> bool:
         assert self._sender is not None, "there is a successor in every epoch"
         if result.verdict is not None:
-            return self._sender.send(codec.encode(result.verdict))
-        assert result.activation is not None, "a step ends in an activation or a verdict"
-        return self._sender.send(header, *codec.encode_activation(result.activation))
+            frames: tuple[Buffer, ...] = (codec.encode(result.verdict),)
+        else:
+            assert result.activation is not None, "a step ends in an activation or a verdict"
+            frames = (header, *codec.encode_activation(result.activation))
+        self._metrics.sent_bytes.inc(sum(map(len, frames)))
+        return self._sender.send(*frames)
 
     def _speak(self) -> None:
         now = time.monotonic()
@@ -235,8 +250,12 @@ class StageLoop:
         malformed = self._receiver.malformed + self._control.malformed
         self._metrics.dropped["malformed"].inc(malformed - self._malformed)
         self._malformed = malformed
-        self._metrics.unauthenticated.set(self._receiver.rejected)
+        rejected = self._receiver.rejected
+        self._metrics.unauthenticated.inc(rejected - self._rejected)
+        self._rejected = rejected
         self._metrics.formed.set(self._session.epoch != NO_EPOCH)
+        self._metrics.epoch.set(self._session.epoch)
+        self._time.flush()
         self._health.reason = self._session.not_ready_reason()
 
     def _drop_impossible(self, what: str) -> None:
@@ -250,6 +269,7 @@ class StageLoop:
 
     def _hang_up(self) -> None:
         self._session.leave()
+        self._time.enter("unformed")
         self._report()
         if self._sender is not None:
             if self._joining is not None:
@@ -260,3 +280,10 @@ class StageLoop:
     def _call_head(self) -> ControlClient:
         self._session.connect(time.monotonic())
         return ControlClient(self._transport, self._head_address, self._session.register.incarnation)
+
+
+def _num_bytes(frames: BatchFrames) -> int:
+    activation = frames.activation
+    if activation is None:
+        return len(frames.header)
+    return len(frames.header) + len(activation.data) + (0 if activation.alive is None else activation.alive.nbytes)

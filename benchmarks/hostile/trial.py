@@ -24,10 +24,13 @@ MODEL, HIDDEN = "under-test", 32  # of the pipeline that `resource` describes
 MIB = 2**20
 COUNTED_SECONDS = 60.0  # until what was sent must have been counted: a stage counts when it beats
 _COUNTERS = {
-    "malformed": ("pipedec_head_malformed_messages", 'pipedec_stage_dropped_total{reason="malformed"}'),
+    "malformed": ("pipedec_head_malformed_messages_total", 'pipedec_stage_dropped_total{reason="malformed"}'),
     "stale": ("pipedec_head_stale_verdicts_total", 'pipedec_stage_dropped_total{reason="stale"}'),
     "refused": ("pipedec_head_refused_registrations_total",),
-    "without the key": ("pipedec_head_unauthenticated_connections", "pipedec_stage_unauthenticated_connections"),
+    "without the key": (
+        "pipedec_head_unauthenticated_connections_total",
+        "pipedec_stage_unauthenticated_connections_total",
+    ),
     "epochs lost": ("pipedec_head_epochs_lost_total",),
 }
 

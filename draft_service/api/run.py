@@ -55,7 +55,8 @@ class Run:
         try:
             async with aclosing(self._engine.generate(sequence)) as events:
                 async for event in events:
-                    record.token()
+                    statistics = event.statistics or RequestStatistics()
+                    record.token(statistics.admitted)
                     self.num_generated_tokens += 1
                     if event.statistics is not None:
                         self._statistics[index] = event.statistics

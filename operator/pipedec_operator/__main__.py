@@ -26,6 +26,9 @@ def main(
     stage_image: Annotated[str, typer.Option(help="Image of stages, where a resource names none.")],
     draft_image: Annotated[str, typer.Option(help="Image of draft pods, where a resource names none.")],
     namespace: Annotated[list[str] | None, typer.Option(help="Keep this namespace alone. May be repeated.")] = None,
+    own_namespace: Annotated[
+        str, typer.Option(envvar="POD_NAMESPACE", help="Where this runs; network policies let it ask draft pods.")
+    ] = "",
     host: Annotated[str, typer.Option(help="Where /healthz, /readyz and /metrics listen.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(help="Their port; 0: any free one.")] = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Resources worked on at the same time.")] = 4,
@@ -35,7 +38,7 @@ def main(
     """Keep every PipeDecDeployment."""
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(max(logging.getLevelName(log_level), logging.WARNING))
-    registry = service_registry()
+    registry = service_registry("operator")
     metrics = OperatorMetrics(registry)
     cluster = connect(metrics.count_call)
     if cluster.first_known((names.RESOURCE,)) is None:
@@ -44,10 +47,11 @@ def main(
         stage_image=stage_image,
         draft_image=draft_image,
         version=__version__,
+        namespace=own_namespace,
         disruption_budget=cluster.first_known(names.DISRUPTION_BUDGETS),
         pod_monitor=cluster.first_known(names.POD_MONITORS),
     )
-    keeper = Keeper(Reconciler(cluster, setting), metrics, resync_seconds)
+    keeper = Keeper(lambda reports: Reconciler(cluster, setting, reports), metrics, resync_seconds)
     health = Health()
     with HealthServer(host, port, health, registry):
         asyncio.run(_serve(keeper, setting, workers, health, namespace or []))

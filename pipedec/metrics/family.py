@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 Kind = Literal["counter", "gauge", "histogram"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Family:
     """One metric: `name` as it is scraped (a counter's ends in `_total`, a histogram's has no `_bucket`), what one of
     its values counts (`unit`), and a PromQL query that shows its use.

@@ -1,22 +1,16 @@
-"""What the head of a pipeline does: batches, predictions, hits, and the epoch it is in.
-
-hit rate                     rate(pipedec_head_hits_total[1m])
-                             / (rate(pipedec_head_hits_total[1m]) + rate(pipedec_head_misses_total[1m]) > 0)
-predictions per batch        rate(pipedec_head_predicted_rows_total[1m]) / (rate(pipedec_head_batches_total[1m]) > 0)
-share of predictions wasted  1 - rate(pipedec_head_hits_total[1m]) / (rate(pipedec_head_predicted_rows_total[1m]) > 0)
-without speculation          pipedec_head_degraded == 1
-"""
+"""What the head of a pipeline does and how it stands, for Prometheus; the head's own loop adds to plain numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pipedec.metrics import NAMESPACE
+from pipedec.metrics.declared import head as declared
+from pipedec.metrics.distribution import Distribution
+from pipedec.metrics.family import Family
 
 
 @dataclass(slots=True)
@@ -25,72 +19,151 @@ class HeadCounts:
 
     hits: int = 0
     misses: int = 0
+    accepted: list[int] = field(default_factory=lambda: [0] * len(declared.POSITIONS))  # hits, by levels ahead
     batches: int = 0
+    sequence_steps: int = 0
+    levels: int = 0
     prefill_rows: int = 0
     certain_rows: int = 0
     predicted_rows: int = 0
+    wasted_rows: int = 0
+    drafts: int = 0
     draft_rows: int = 0
+    draft_failures: int = 0
+    preemptions: int = 0
+    resumptions: int = 0
+    given_up: int = 0
     epochs_lost: int = 0
     stale_verdicts: int = 0
     refused_registrations: int = 0
+    tree_nodes: Distribution = field(default_factory=lambda: Distribution(declared.NODES))
+    tree_depth: Distribution = field(default_factory=lambda: Distribution(declared.LEVELS))
+    batch_rows: Distribution = field(default_factory=lambda: Distribution(declared.ROWS))
+    round_trip: Distribution = field(default_factory=lambda: Distribution(declared.SECONDS))
+    draft_seconds: Distribution = field(default_factory=lambda: Distribution(declared.SECONDS))
+
+    def hit(self, ahead: int) -> None:
+        """A token was decided whose row was in the pipeline; it was sent so many levels ahead of the cursor."""
+        self.hits += 1
+        self.accepted[min(ahead, len(self.accepted)) - 1] += 1
 
 
 @dataclass(frozen=True, slots=True)
 class HeadState:
-    """How the head stands at one moment."""
+    """How the head stands at one moment. `heard`: by stage, seconds since it was, infinite if never; `steps`: by stage,
+    seconds of its steps of fewest rows, without the stages that have not said."""
 
     running: int
     waiting: int
     in_flight: int
     kv_slots: int
     kv_slots_used: int
+    epoch: int
     epoch_live: bool
     degraded: bool
     malformed: int
     unauthenticated: int
+    present: Sequence[bool]
+    heard: Sequence[float]
+    steps: Mapping[int, float]
 
 
-_COUNTERS = {
-    "hits": "Decided tokens whose node was in the pipeline already.",
-    "misses": "Decided tokens that had to be sent after they were decided.",
-    "batches": "Batches sent into the pipeline.",
-    "prefill_rows": "Prompt tokens sent into the pipeline.",
-    "certain_rows": "Certain tokens sent into the pipeline as tree rows.",
-    "predicted_rows": "Predictions sent into the pipeline.",
-    "draft_rows": "Nodes that the draft model evaluated.",
-    "epochs_lost": "Formations that ended, for whatever reason.",
-    "stale_verdicts": "Verdicts dropped: of another epoch, repeated, or after one that was lost.",
-    "refused_registrations": "Registrations of stages that do not fit, or that another process made already.",
-}
+Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels after the model's name, and the value
 
 
 class HeadMetrics(Collector):
-    """Exports a head's counts and state as they are when Prometheus asks; the head's own loop pays nothing."""
+    """Exports a head's counts and state as they are when Prometheus asks."""
 
     def __init__(
-        self, registry: CollectorRegistry, model_name: str, counts: HeadCounts, state: Callable[[], HeadState]
+        self,
+        registry: CollectorRegistry,
+        model_name: str,
+        policy: str,
+        counts: HeadCounts,
+        state: Callable[[], HeadState],
     ) -> None:
-        self._model_name, self._counts, self._state = model_name, counts, state
+        self._model_name, self._policy, self._counts, self._state = model_name, policy, counts, state
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        for name, text in _COUNTERS.items():
-            counter = CounterMetricFamily(f"{NAMESPACE}_head_{name}", text, labels=["model_name"])
-            counter.add_metric([self._model_name], getattr(self._counts, name))
-            yield counter
-        state = self._state()
-        for name, text, value in (
-            ("num_requests_running", "Sequences that are being decoded.", state.running),
-            ("num_requests_waiting", "Sequences that wait for their turn.", state.waiting),
-            ("kv_cache_usage_perc", "Share of the KV slots in use, 0 to 1.", state.kv_slots_used / state.kv_slots),
-            ("head_batches_in_flight", "Batches in the pipeline.", state.in_flight),
-            ("head_kv_slots", "KV slots of the formation.", state.kv_slots),
-            ("head_kv_slots_used", "KV slots that hold a token, certain or predicted.", state.kv_slots_used),
-            ("head_epoch_live", "1 while a formation is live.", state.epoch_live),
-            ("head_degraded", "1 while decoding goes on without the draft model asked for.", state.degraded),
-            ("head_malformed_messages", "Messages dropped so far because they were malformed.", state.malformed),
-            ("head_unauthenticated_connections", "Connections so far without the key.", state.unauthenticated),
-        ):
-            gauge = GaugeMetricFamily(f"{NAMESPACE}_{name}", text, labels=["model_name"])
-            gauge.add_metric([self._model_name], float(value))
-            yield gauge
+        samples = {**_of_counts(self._counts), **_of_state(self._state()), declared.INFO: [((self._policy,), 1.0)]}
+        distributions = _distributions(self._counts)
+        for family in declared.families:
+            if family.kind == "histogram":
+                yield self._histogram(family, distributions[family])
+            else:
+                yield self._filled(family, samples[family])
+
+    def _filled(self, family: Family, samples: Samples) -> Metric:
+        metric = family.counts() if family.kind == "counter" else family.values()
+        for labels, value in samples:
+            metric.add_metric((self._model_name, *labels), float(value))
+        return metric
+
+    def _histogram(self, family: Family, distribution: Distribution) -> Metric:
+        metric = family.distributions()
+        metric.add_metric((self._model_name,), distribution.cumulative(), distribution.total)
+        return metric
+
+
+def _of_counts(counts: HeadCounts) -> dict[Family, Samples]:
+    totals = {
+        declared.HITS: counts.hits,
+        declared.MISSES: counts.misses,
+        declared.BATCHES: counts.batches,
+        declared.SEQUENCE_STEPS: counts.sequence_steps,
+        declared.LEVELS_SENT: counts.levels,
+        declared.PREFILL_ROWS: counts.prefill_rows,
+        declared.CERTAIN_ROWS: counts.certain_rows,
+        declared.PREDICTED_ROWS: counts.predicted_rows,
+        declared.WASTED_ROWS: counts.wasted_rows,
+        declared.NUM_DRAFTS: counts.drafts,
+        declared.NUM_DRAFT_TOKENS: counts.predicted_rows,
+        declared.NUM_ACCEPTED_TOKENS: counts.hits,
+        declared.DRAFT_ROWS: counts.draft_rows,
+        declared.DRAFT_FAILURES: counts.draft_failures,
+        declared.NUM_PREEMPTIONS: counts.preemptions,
+        declared.RESUMPTIONS: counts.resumptions,
+        declared.GIVEN_UP: counts.given_up,
+        declared.EPOCHS_LOST: counts.epochs_lost,
+        declared.STALE_VERDICTS: counts.stale_verdicts,
+        declared.REFUSED_REGISTRATIONS: counts.refused_registrations,
+    }
+    samples: dict[Family, Samples] = {family: [((), total)] for family, total in totals.items()}
+    positions = zip(declared.POSITIONS, counts.accepted, strict=True)
+    return samples | {declared.NUM_ACCEPTED_TOKENS_PER_POS: [((position,), hits) for position, hits in positions]}
+
+
+def _of_state(state: HeadState) -> dict[Family, Samples]:
+    values = {
+        declared.NUM_RUNNING: state.running,
+        declared.NUM_WAITING: state.waiting,
+        declared.IN_FLIGHT: state.in_flight,
+        declared.KV_SLOTS: state.kv_slots,
+        declared.KV_SLOTS_USED: state.kv_slots_used,
+        declared.KV_USAGE: state.kv_slots_used / state.kv_slots,
+        declared.STAGES: len(state.present),
+        declared.EPOCH: state.epoch,
+        declared.EPOCH_LIVE: state.epoch_live,
+        declared.DEGRADED: state.degraded,
+        declared.MALFORMED: state.malformed,
+        declared.UNAUTHENTICATED: state.unauthenticated,
+    }
+    complete = len(state.steps) == len(state.present)
+    samples: dict[Family, Samples] = {family: [((), value)] for family, value in values.items()}
+    return samples | {
+        declared.STAGE_PRESENT: [((str(stage),), present) for stage, present in enumerate(state.present)],
+        declared.HEARTBEAT_AGE: [((str(stage),), seconds) for stage, seconds in enumerate(state.heard)],
+        declared.STAGE_STEP: [((str(stage),), seconds) for stage, seconds in sorted(state.steps.items())],
+        declared.PLAIN_TOKEN: [((), sum(state.steps.values()))] if complete else [],
+    }
+
+
+def _distributions(counts: HeadCounts) -> dict[Family, Distribution]:
+    return {
+        declared.TREE_NODES: counts.tree_nodes,
+        declared.TREE_DEPTH: counts.tree_depth,
+        declared.BATCH_ROWS: counts.batch_rows,
+        declared.ROUND_TRIP: counts.round_trip,
+        declared.DRAFT_SECONDS: counts.draft_seconds,
+    }

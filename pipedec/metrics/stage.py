@@ -1,53 +1,47 @@
-"""What a stage does: steps, rows, time, and what it had to drop.
-
-time per step, p99       histogram_quantile(0.99, sum by (stage, le) (rate(pipedec_stage_step_seconds_bucket[5m])))
-share of time computing  rate(pipedec_stage_step_seconds_sum[1m])
-rows per step            rate(pipedec_stage_rows_total[1m]) / (rate(pipedec_stage_step_seconds_count[1m]) > 0)
-anything hostile         increase(pipedec_stage_dropped_total[5m]) > 0
-"""
+"""What a stage does: its time, its rows, what of both became tokens, its links, and what it had to drop."""
 
 from __future__ import annotations
 
-from typing import Literal
+from prometheus_client import CollectorRegistry, Counter
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-from pipedec.metrics import NAMESPACE
-
-DropReason = Literal["malformed", "impossible", "stale"]
-DROP_REASONS: tuple[DropReason, ...] = ("malformed", "impossible", "stale")
-STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+from pipedec.metrics.declared import stage as declared
+from pipedec.metrics.family import Family
 
 
 class StageMetrics:
     """Metrics of one stage."""
 
     def __init__(self, registry: CollectorRegistry, stage: int) -> None:
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, ["stage"], namespace=NAMESPACE, registry=registry).labels(stage)
+        def counter(family: Family) -> Counter:
+            return family.counter(registry).labels(stage)
 
-        def counter(name: str, text: str) -> Counter:
-            return Counter(name, text, ["stage"], namespace=NAMESPACE, registry=registry).labels(stage)
+        self._stage, self._info = stage, declared.INFO.gauge(registry)
+        self.formed = declared.FORMED.gauge(registry).labels(stage)
+        self.epoch = declared.EPOCH.gauge(registry).labels(stage)
+        self.kv_slots = declared.KV_SLOTS.gauge(registry).labels(stage)
+        self.formations, self.steps = counter(declared.FORMATIONS), counter(declared.STEPS)
+        self.rows, self.useful_rows, self.cancelled_rows = (
+            counter(family) for family in (declared.COMPUTED_ROWS, declared.USEFUL_ROWS, declared.CANCELLED_ROWS)
+        )
+        self.useful_seconds = counter(declared.USEFUL_SECONDS)
+        self.received_bytes, self.sent_bytes = counter(declared.RECEIVED_BYTES), counter(declared.SENT_BYTES)
+        self.unauthenticated = counter(declared.UNAUTHENTICATED)
+        seconds, dropped, step_time = (
+            declared.SECONDS.counter(registry),
+            declared.DROPPED.counter(registry),
+            declared.STEP_TIME.histogram(registry),
+        )
+        self.seconds = {state: seconds.labels(stage, state) for state in declared.STATES}
+        self.dropped = {reason: dropped.labels(stage, reason) for reason in declared.DROP_REASONS}
+        self._step_seconds = [step_time.labels(stage, rows) for rows in declared.ROWS]
 
-        self.formed = gauge("stage_formed", "1 while this stage is in an epoch.")
-        self.formations = counter("stage_formations_total", "Epochs joined.")
-        self.rows = counter("stage_rows_total", "Rows computed.")
-        self.unauthenticated = gauge(
-            "stage_unauthenticated_connections", "Connections to the data port, so far, without the pipeline's key."
-        )
-        self.step_seconds = Histogram(
-            "stage_step_seconds",
-            "Time to compute one step.",
-            ["stage"],
-            namespace=NAMESPACE,
-            registry=registry,
-            buckets=STEP_SECONDS,
-        ).labels(stage)
-        dropped = Counter(
-            "stage_dropped_total",
-            "Messages dropped; malformed: not decodable, impossible: contradicts the state, stale: another epoch.",
-            ["stage", "reason"],
-            namespace=NAMESPACE,
-            registry=registry,
-        )
-        self.dropped = {reason: dropped.labels(stage, reason) for reason in DROP_REASONS}
+    def describe(self, layers: tuple[int, int], dtype: str, device: str) -> None:
+        """What this stage holds: `layers` is a half-open span."""
+        self._info.labels(self._stage, f"{layers[0]}-{layers[1] - 1}", dtype, device).set(1)
+
+    def step(self, rows: int, seconds: float) -> None:
+        """A step is over, of so many rows computed."""
+        self.steps.inc()
+        self.rows.inc(rows)
+        bucket = 1 + (rows - 1).bit_length() if rows else 0
+        self._step_seconds[min(bucket, len(declared.ROWS) - 1)].observe(seconds)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ INSECURE: Final = "insecure"  # in place of keys: neither encryption nor authent
 CONTROL_HWM = 1000  # messages queued per peer; a peer this far behind counts as unreachable
 MAX_CONTROL_BYTES = 2**20
 NO_COPY_BYTES = 2**16  # larger frames are sent from the caller's memory
+HANDSHAKE_SECONDS = 1.0  # a connection without the key is counted as such when it has none for so long
 DROPS_PER_RECEIVE = 64  # malformed messages skipped in one call, so that a flood cannot hold a loop
 ZAP_DOMAIN = "pipedec"
 POLICY: Final[dict[str, int | bytes]] = {
@@ -168,15 +170,20 @@ class Link:
     def __init__(self, transport: Transport, pollable: _Socket, monitor: _Socket | None = None) -> None:
         self.pollable, self._monitor, self._transport = pollable, monitor, transport
         self.malformed, self._rejected = 0, 0
+        self._unproven = self._least = 0  # connections without a handshake: now, and at least since `_since`
+        self._since = time.monotonic()
         transport.adopt(self)
 
     @property
     def rejected(self) -> int:
-        """Connections that came without the right key, or without ZMTP (a handshake under way counts until it is
-        done). To be read now and then: reading empties a queue."""
+        """Connections that came without the right key, or without ZMTP, and had their time for a handshake. Never less
+        than before. To be read now and then: reading empties a queue."""
         while self._monitor is not None and self._monitor.poll(0):
             accepted = recv_monitor_message(self._monitor)["event"] == zmq.Event.ACCEPTED
-            self._rejected += 1 if accepted else -1
+            self._unproven += 1 if accepted else -1
+        self._least = min(self._least, self._unproven)
+        if (now := time.monotonic()) > self._since + HANDSHAKE_SECONDS:
+            self._rejected, self._least, self._since = max(self._rejected, self._least), self._unproven, now
         return self._rejected
 
     def close(self) -> None:

@@ -166,7 +166,7 @@ def test_the_exposition_is_prometheus(http: httpx.Client) -> None:
 
 
 def test_a_service_registry_tells_of_the_process() -> None:
-    assert service_registry().get_sample_value("process_resident_memory_bytes")
+    assert service_registry("draft").get_sample_value("process_resident_memory_bytes")
 
 
 def test_the_document_is_truthful(http: httpx.Client, with_key: httpx.Client) -> None:

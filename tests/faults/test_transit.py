@@ -6,6 +6,7 @@ import pytest
 
 from draft_service.transit import FACTOR, Patience, Transit
 from pipedec.errors import ProtocolError
+from pipedec.metrics.distribution import Distribution
 
 
 def test_patience_is_learnt_by_rows() -> None:
@@ -43,7 +44,7 @@ def test_patience_that_ran_out_is_twice_as_long_the_next_time() -> None:
 
 
 def test_answers_come_in_order_or_not_at_all() -> None:
-    transit = Transit(Patience(floor=1.0, first=1.0))
+    transit = Transit(Patience(floor=1.0, first=1.0), Distribution((1.0,)))
     assert transit.overdue(100.0) == 0.0
     assert not transit.answered(0, 0.0)
     for step in range(4):
@@ -56,7 +57,7 @@ def test_answers_come_in_order_or_not_at_all() -> None:
 
 
 def test_the_clock_runs_from_the_latest_answer_and_is_asked_once() -> None:
-    transit = Transit(Patience(floor=1.0, first=1.0))
+    transit = Transit(Patience(floor=1.0, first=1.0), Distribution((1.0,)))
     transit.sent(0, 1, 0.0)
     transit.sent(1, 1, 0.0)
     assert transit.overdue(1.0) == 0.0

@@ -116,7 +116,7 @@ TREE_NODES = families.histogram(
 TREE_DEPTH = families.histogram(
     "pipedec_head_tree_depth",
     "levels",
-    "Levels below the cursor of which rows are in the pipeline, whenever a batch carries rows of the request.",
+    "Levels below the cursor of which rows were sent, whenever a batch carries rows of the request.",
     "rate(pipedec_head_tree_depth_sum[1m]) / (rate(pipedec_head_tree_depth_count[1m]) > 0)",
     LEVELS,
 )
@@ -174,7 +174,7 @@ NUM_WAITING = families.gauge(
 NUM_PREEMPTIONS = families.counter(
     "pipedec_num_preemptions_total",
     "requests",
-    "Sequences that went back to the queue because no KV slot was left for an older one.",
+    "Sequences that went back to the queue for want of a KV slot for an older one, or because another must run alone.",
     "sum by (model_name) (increase(pipedec_num_preemptions_total[5m]))",
 )
 RESUMPTIONS = families.counter(
@@ -182,6 +182,12 @@ RESUMPTIONS = families.counter(
     "requests",
     "Sequences that went back to the queue because their formation was lost; they go on where they were.",
     "sum by (model_name) (increase(pipedec_head_resumptions_total[10m]))",
+)
+GIVEN_UP = families.counter(
+    "pipedec_head_given_up_total",
+    "requests",
+    "Requests ended with an error because the pipeline cannot compute them, or breaks down at them.",
+    "increase(pipedec_head_given_up_total[10m]) > 0",
 )
 KV_USAGE = families.gauge(
     "pipedec_kv_cache_usage_perc",

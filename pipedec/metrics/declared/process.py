@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pipedec.metrics.family import Catalogue
 
-SERVICES = ("stage", "draft", "operator")
+Service = Literal["stage", "draft", "operator"]
+SERVICES: tuple[Service, ...] = ("stage", "draft", "operator")
 
 families = Catalogue()
 
