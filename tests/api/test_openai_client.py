@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from pipedec.errors import UnavailableError
+from pipedec.errors import UnavailableError, UnfinishableError
 from tests.api.scripted import MODEL, ScriptedEngine
 
 
@@ -99,6 +99,16 @@ def test_errors_have_the_classes_that_clients_catch(client: openai.OpenAI, engin
     with pytest.raises(openai.RateLimitError) as full:
         client.completions.create(model=MODEL, prompt="x")
     assert full.value.response.headers["retry-after"] == "3"
+
+
+def test_a_request_that_would_fail_again_is_not_asked_again(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    """The client does that by itself after any other 500."""
+    engine.say("a")
+    engine.fail_after, engine.failure = 0, UnfinishableError("the pipeline breaks down")
+    with pytest.raises(openai.InternalServerError, match="breaks down") as failed:
+        client.with_options(max_retries=3).completions.create(model=MODEL, prompt="x")
+    assert failed.value.code == "unfinishable"
+    assert len(engine.requests) == 1
 
 
 def test_a_stream_that_breaks_raises(client: openai.OpenAI, engine: ScriptedEngine) -> None:

@@ -1,0 +1,85 @@
+"""`python -m tests.faults.mortal_stage`: a stage that some requests kill, and that is soon there again.
+
+The weights are loaded once; the stage itself is a fork of that process, and when it is killed, the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from dataclasses import replace
+
+from pipedec.config import StageConfig
+from pipedec.health import Health, HealthServer
+from pipedec.metrics import service_registry
+from pipedec.metrics.stage import StageMetrics
+from pipedec.wire.codec import Activation
+from pipedec.wire.messages import Batch, Cancel, Prefill
+from pipedec.wire.sockets import Transport
+from stage_service.assembly import LoadedStage, assemble, load_stage
+from stage_service.worker import Progress, StageResult, StageWorker
+
+KILLS_AT_ONCE, KILLS_LATER = 318, 319  # as the first token of a prompt
+LATER = 12  # the position that the latter dies at
+
+
+class Mortal:
+    """A worker that some requests kill."""
+
+    def __init__(self, worker: StageWorker) -> None:
+        self._worker = worker
+        self._marked: set[int] = set()
+
+    def reset(self, epoch: int, num_slots: int) -> None:
+        self._marked.clear()
+        self._worker.reset(epoch, num_slots)
+
+    def cancel(self, cancel: Cancel) -> None:
+        self._worker.cancel(cancel)
+
+    def step(self, batch: Batch, activation: Activation | None, progress: Progress | None = None) -> StageResult:
+        positions = list(zip(batch.rows.request.tolist(), batch.rows.position.tolist(), strict=True))
+        for op in batch.ops:
+            if isinstance(op, Prefill):
+                positions.append((op.request, op.start + len(op.tokens) - 1))
+                if op.start == 0 and op.tokens[0] == KILLS_AT_ONCE:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if op.start == 0 and op.tokens[0] == KILLS_LATER:
+                    self._marked.add(op.request)
+        if any(request in self._marked and position >= LATER for request, position in positions):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._worker.step(batch, activation, progress)
+
+
+def serve(config: StageConfig, stage: LoadedStage) -> None:
+    health, registry = Health(), service_registry()
+    mortal = replace(stage, worker=Mortal(stage.worker), offer=replace(stage.offer, incarnation=uuid.uuid4().hex))
+    with (
+        HealthServer(config.bind_host, config.metrics_port, health, registry),
+        Transport.open(config.keys_dir) as transport,
+    ):
+        loop = assemble(config, mortal, transport, StageMetrics(registry, config.stage), health)
+        signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+        loop.run()
+
+
+def main() -> None:
+    config = StageConfig.from_env()
+    logging.basicConfig(level=config.log_level, format=f"%(asctime)s %(levelname)s stage {config.stage}: %(message)s")
+    stage = load_stage(config, Health())
+    while True:
+        child = os.fork()
+        if child == 0:
+            serve(config, stage)
+            os._exit(0)
+        signal.signal(signal.SIGTERM, lambda *_, child=child: os.kill(child, signal.SIGTERM))
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            sys.exit(os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""A request whose logits are not numbers fails; those beside it in the same batch do not care."""
+
+from __future__ import annotations
+
+import torch
+
+from pipedec.sampling_params import SamplingParams
+from pipedec.wire.messages import NO_PARENT, Batch, Decision, Open, Row, Rows
+from stage_service.verifier import Verifier
+
+VOCABULARY = 8
+
+
+def head(hidden: torch.Tensor) -> torch.Tensor:
+    """The likeliest token is the number in `hidden`; NaN stays NaN."""
+    spoilt = hidden.isnan()
+    logits = torch.nn.functional.one_hot(hidden.nan_to_num().long()[:, 0], VOCABULARY).float()
+    return logits.masked_fill(spoilt, float("nan"))
+
+
+def verify(verifier: Verifier, step: int, rows: list[Row], hidden: list[float], *ops: Open) -> tuple[Decision, ...]:
+    batch = Batch(1, step, ops, Rows.of(rows))
+    return verifier.verify(batch, torch.tensor(hidden)[:, None], {row: row for row in range(len(rows))}, head)
+
+
+def test_one_request_fails_and_the_other_goes_on() -> None:
+    verifier = Verifier(VOCABULARY)
+    opened = [Open(request, SamplingParams(), 1) for request in (1, 2)]
+    rows = [Row(1, 0, NO_PARENT, 5, 0, 0, ()), Row(2, 0, NO_PARENT, 5, 0, 1, ()), Row(1, 1, 0, 3, 1, 2, (0,))]
+    told = verify(verifier, 0, rows, [3.0, 4.0, float("nan")], *opened)
+    assert told[1] == Decision(2, (4,))
+    assert told[0].request == 1
+    assert told[0].tokens == (3,), "what was decided before stays"
+    assert told[0].failure == "the logits are nan: the model overflows in this dtype"
+    after = [Row(1, 2, 1, 3, 2, 3, (0, 2)), Row(2, 1, 0, 4, 1, 4, (1,))]
+    assert verify(verifier, 1, after, [3.0, 6.0]) == (Decision(2, (6,)),), "nothing follows a failure"
