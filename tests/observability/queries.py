@@ -1,0 +1,45 @@
+"""Every query that people or Prometheus run: of the dashboards, the alerts, and the runbook."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from observability.__main__ import CHART
+
+VARIABLES = {"$namespace": "lab", "$pipeline": "tiny", "$replica": ".*", "$__rate_interval": "10s"}
+_NAME = re.compile(r"\b(?:pipedec|process|python)_\w+|\bup\b")
+_QUOTED = re.compile(r'"[^"]*"')
+
+
+def dashboards() -> dict[str, Any]:
+    """The chart's dashboards by file name."""
+    return {path.name: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").iterdir())}
+
+
+def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its panels but for the headings."""
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def panel_queries() -> Iterator[tuple[str, str]]:
+    """(where it is, query) with the variables chosen."""
+    for name, dashboard in dashboards().items():
+        for panel in panels(dashboard):
+            for target in panel["targets"]:
+                expression = target["expr"]
+                for variable, value in VARIABLES.items():
+                    expression = expression.replace(variable, value)
+                yield f"{name}: {panel['title']} {target['refId']}", expression
+
+
+def metrics_of(expression: str) -> set[str]:
+    """Names of the metrics in an expression, as they are scraped."""
+    return set(_NAME.findall(_QUOTED.sub("", expression)))
+
+
+def runbook() -> Path:
+    return Path(__file__).parents[2] / "docs" / "runbook.md"
