@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -58,19 +57,14 @@ class Keeper:
 
     async def _pass(self, key: Key) -> bool:
         namespace, name = key
-        began, result = time.monotonic(), "error"
-        try:
-            resource, again = await asyncio.to_thread(self._reconciler.reconcile, namespace, name)
-            result = "again" if again else "settled"
-        finally:
-            self._metrics.reconciles.labels(namespace, result).inc()
-            self._metrics.seconds.labels(namespace).observe(time.monotonic() - began)
+        with self._metrics.reconciling(namespace) as going:
+            resource, going.again = await asyncio.to_thread(self._reconciler.reconcile, namespace, name)
         if resource is None:
             self._known.discard(key)
             self._metrics.forget(namespace, name)
         else:
             self._metrics.observe(resource)
-        return again
+        return going.again
 
 
 async def _beat(health: Health) -> None:

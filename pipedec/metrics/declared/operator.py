@@ -37,7 +37,7 @@ RECONCILE_ERRORS = families.counter(
     "Passes that failed, by why: the API server's word for it, `Unreachable`, or `Internal` for a mistake of ours.",
     "sum by (error_type) (increase(pipedec_operator_reconcile_errors_total[10m])) > 0",
     **_NAMESPACE,
-    error_type="Kubernetes' reasons of a failed call, `Unreachable` and `Internal`",
+    error_type="Kubernetes' reasons of a failed call or else its status code, `Unreachable` and `Internal`",
 )
 API_CALLS = families.counter(
     "pipedec_operator_api_calls_total",
