@@ -16,10 +16,11 @@ from pipedec.health import Health, HealthServer
 from pipedec.metrics import service_registry
 from pipedec_operator import names
 from pipedec_operator.cluster import connect
-from pipedec_operator.handlers import Keeper, register, settings
+from pipedec_operator.handlers import Keeper, Key, register, settings
 from pipedec_operator.manifests import Setting
 from pipedec_operator.metrics import OperatorMetrics
 from pipedec_operator.reconcile import Reconciler
+from pipedec_operator.reports import Reports
 
 
 def main(
@@ -51,7 +52,8 @@ def main(
         disruption_budget=cluster.first_known(names.DISRUPTION_BUDGETS),
         pod_monitor=cluster.first_known(names.POD_MONITORS),
     )
-    keeper = Keeper(lambda reports: Reconciler(cluster, setting, reports), metrics, resync_seconds)
+    reports: Reports[Key] = Reports()
+    keeper = Keeper(Reconciler(cluster, setting, reports.answers), metrics, resync_seconds, reports)
     health = Health()
     with HealthServer(host, port, health, registry):
         asyncio.run(_serve(keeper, setting, workers, health, namespace or []))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from pipedec.spec import Span
+from pipedec.spec.report import PipelineReport
 from pipedec_operator import names
-from pipedec_operator.causes import Cause, cause_of, condition, is_ready, newest
+from pipedec_operator.causes import WAITING, Cause, cause_of, condition, is_ready, newest
 from pipedec_operator.names import Object
 
 
@@ -24,6 +25,7 @@ class Component:
     workload: Object | None
     pod: Object | None
     restarts: int
+    report: PipelineReport | None  # a draft pod's own, of the revision that is wanted
 
     @property
     def name(self) -> str:
@@ -44,7 +46,8 @@ class Component:
         if self.ready or not self.wanted:
             return None
         if cause := cause_of(self.pod, self.workload):
-            return cause
+            told = cause.reason == WAITING and self.report is not None and self.report.reason
+            return Cause(WAITING, f"{cause.message}; it says: {told}") if told else cause
         how = "waits until the other pipelines serve" if self.waiting else "is being replaced"
         return Cause("RollingOut", f"its pod {how}")
 
@@ -54,8 +57,8 @@ class Component:
         status = self.workload.get("status", {}) if self.workload else {}
         return not self.ready and condition(status, "Progressing").get("reason") == "ProgressDeadlineExceeded"
 
-    def row(self, spans: Sequence[Span] | None) -> Object:
-        """Its entry in status.stages or status.drafts."""
+    def row(self, layers: Sequence[str]) -> Object:
+        """Its entry in status.stages or status.drafts; `layers` are those of all stages, empty while not known."""
         pod = self.pod or {"metadata": {"labels": {}}, "spec": {}}
         row = {
             "name": self.name,
@@ -70,17 +73,21 @@ class Component:
             row |= {"reason": self.cause.reason, "message": self.cause.message}
         if self.stage is not None:
             row["index"] = self.stage
-            if spans and self.stage < len(spans):
-                row["layers"] = f"{spans[self.stage][0]}-{spans[self.stage][1] - 1}"
+            if self.stage < len(layers):
+                row["layers"] = layers[self.stage]
         return {key: value for key, value in row.items() if value is not None}
 
 
 def components(
-    desired: Iterable[Object], observed: Iterable[Object], pods: Iterable[Object], waiting: Collection[str] = ()
+    desired: Iterable[Object],
+    observed: Iterable[Object],
+    pods: Iterable[Object],
+    waiting: Collection[str] = (),
+    reports: Mapping[str, PipelineReport] = MappingProxyType({}),
 ) -> list[Component]:
     """The components that the desired Deployments ask for, by group and stage, drafts first.
 
-    `waiting` are names of Deployments whose turn has not come.
+    `waiting` are names of Deployments whose turn has not come, `reports` what pods say, by their uid.
     """
     workloads = {child["metadata"]["name"]: child for child in observed if child["kind"] == names.WORKLOAD.kind}
     by_place: dict[tuple[str, str], list[Object]] = {}
@@ -92,6 +99,7 @@ def components(
             workloads.get(child["metadata"]["name"]),
             by_place.get(_place(child), []),
             child["metadata"]["name"] in waiting,
+            reports,
         )
         for child in desired
         if child["kind"] == names.WORKLOAD.kind
@@ -104,10 +112,17 @@ def _place(child: Object) -> tuple[str, str]:
     return labels.get(names.GROUP_INDEX, ""), labels.get(names.STAGE_INDEX, "")
 
 
-def _component(desired: Object, workload: Object | None, pods: list[Object], waiting: bool) -> Component:
+def _component(
+    desired: Object,
+    workload: Object | None,
+    pods: list[Object],
+    waiting: bool,
+    reports: Mapping[str, PipelineReport],
+) -> Component:
     labels = desired["metadata"]["labels"]
     statuses = [status for pod in pods for status in pod.get("status", {}).get("containerStatuses", ())]
-    stage = labels.get(names.STAGE_INDEX)
+    stage, pod = labels.get(names.STAGE_INDEX), newest(pods)
+    current = pod is not None and pod["metadata"]["labels"].get(names.REVISION) == labels[names.REVISION]
     return Component(
         group=int(labels[names.GROUP_INDEX]),
         stage=None if stage is None else int(stage),
@@ -116,8 +131,9 @@ def _component(desired: Object, workload: Object | None, pods: list[Object], wai
         waiting=waiting,
         revision=labels[names.REVISION],
         workload=workload,
-        pod=newest(pods),
+        pod=pod,
         restarts=sum(status.get("restartCount", 0) for status in statuses),
+        report=reports.get(pod["metadata"].get("uid", "")) if pod is not None and current else None,
     )
 
 

@@ -18,6 +18,7 @@ from pipedec_operator import names
 from pipedec_operator.metrics import OperatorMetrics
 from pipedec_operator.names import Kind
 from pipedec_operator.reconcile import Reconciler
+from pipedec_operator.reports import Reports
 from pipedec_operator.workqueue import WorkQueue
 
 Key = tuple[str, str]  # namespace and name of a resource
@@ -26,10 +27,18 @@ _log = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Keeps resources as they are asked for: a queue of them, and the reconciler in threads behind it."""
+    """Keeps resources as they are asked for: a queue of them, and the reconciler in threads behind it. `reports` are
+    those that the reconciler reads."""
 
-    def __init__(self, reconciler: Reconciler, metrics: OperatorMetrics, resync_seconds: float) -> None:
+    def __init__(
+        self,
+        reconciler: Reconciler,
+        metrics: OperatorMetrics,
+        resync_seconds: float,
+        reports: Reports[Key] | None = None,
+    ) -> None:
         self._reconciler, self._metrics, self._resync = reconciler, metrics, resync_seconds
+        self._reports = reports or Reports()
         self._known: set[Key] = set()
         self.queue: WorkQueue[Key] = WorkQueue(self._pass)
         metrics.queue.set_function(lambda: len(self.queue))
@@ -42,6 +51,7 @@ class Keeper:
         """Works until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run(workers))
+            group.create_task(self._reports.run(self.queue.add))
             group.create_task(self._resync_for_ever())
             group.create_task(_beat(health))
 
@@ -58,13 +68,15 @@ class Keeper:
     async def _pass(self, key: Key) -> bool:
         namespace, name = key
         with self._metrics.reconciling(namespace) as going:
-            resource, going.again = await asyncio.to_thread(self._reconciler.reconcile, namespace, name)
-        if resource is None:
+            outcome = await asyncio.to_thread(self._reconciler.reconcile, namespace, name)
+            going.again = outcome.again
+        self._reports.keep(key, outcome.pods)
+        if outcome.resource is None:
             self._known.discard(key)
             self._metrics.forget(namespace, name)
         else:
-            self._metrics.observe(resource)
-        return going.again
+            self._metrics.observe(outcome.resource)
+        return outcome.again
 
 
 async def _beat(health: Health) -> None:

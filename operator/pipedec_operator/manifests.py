@@ -21,6 +21,7 @@ class Setting:
     stage_image: str
     draft_image: str
     version: str
+    namespace: str = ""  # of the operator, which asks draft pods how they are; empty: outside the cluster
     disruption_budget: Kind | None = None
     pod_monitor: Kind | None = None
 
@@ -47,7 +48,7 @@ def children(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys_h
         ),
         *configs.values(),
         _client_service(resource),
-        *_network_policies(resource),
+        *_network_policies(resource, setting),
     ]
     for group in range(resource.spec.replicas):
         wanted.append(_control_service(resource, group))
@@ -162,8 +163,9 @@ def _workloads(
         yield child
 
 
-def _network_policies(resource: PipeDecDeployment) -> Iterator[Object]:
-    """Stages and control ports are for the pipeline's own pods; metrics and probes are for everyone."""
+def _network_policies(resource: PipeDecDeployment, setting: Setting) -> Iterator[Object]:
+    """Stages and control ports are for the pipeline's own pods, metrics and probes for everyone, the endpoint for the
+    clients and the operator."""
     policy = resource.spec.network_policy
     if not policy.enabled:
         return
@@ -174,7 +176,7 @@ def _network_policies(resource: PipeDecDeployment) -> Iterator[Object]:
     for role in (STAGE, DRAFT):
         open_port: Object = {"ports": [{"port": outside[role], "protocol": "TCP"}]}
         if role == DRAFT and clients:
-            open_port["from"] = clients
+            open_port["from"] = [*clients, *_operator_peer(setting)]
         yield _object(
             names.NETWORK_POLICY,
             f"{resource.metadata.name}-{role}",
@@ -187,6 +189,14 @@ def _network_policies(resource: PipeDecDeployment) -> Iterator[Object]:
                 ],
             },
         )
+
+
+def _operator_peer(setting: Setting) -> list[Object]:
+    if not setting.namespace:
+        return []
+    labels = {names.COMPONENT: "operator", "app.kubernetes.io/part-of": "pipedec"}
+    namespace = {"kubernetes.io/metadata.name": setting.namespace}  # every namespace has it, from Kubernetes 1.21 on
+    return [{"namespaceSelector": {"matchLabels": namespace}, "podSelector": {"matchLabels": labels}}]
 
 
 def _disruption_budget(resource: PipeDecDeployment, kind: Kind) -> Object:

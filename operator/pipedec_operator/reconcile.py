@@ -6,12 +6,14 @@ Level-based: a pass depends on nothing but what it reads, so it may be cut off a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pipedec.errors import ManifestError
 from pipedec.spec import PipeDecDeployment, parse_manifest
+from pipedec.spec.report import PipelineReport
 from pipedec_operator import keyring, manifests, names
 from pipedec_operator.cluster import Cluster, ClusterError
 from pipedec_operator.components import components
@@ -27,10 +29,12 @@ _log = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
-    """What a pass left: the resource with its status (None: gone, or going), and whether to try again later."""
+    """What a pass left: the resource with its status (None: gone, or going), whether to try again later, and the pods
+    that it saw."""
 
     resource: Object | None
     again: bool = False
+    pods: Sequence[Object] = ()
 
 
 def utc_now() -> str:
@@ -38,10 +42,19 @@ def utc_now() -> str:
 
 
 class Reconciler:
-    """Passes over the resources of one cluster. Safe for several threads, as long as each resource is in one."""
+    """Passes over the resources of one cluster. Safe for several threads, as long as each resource is in one.
 
-    def __init__(self, cluster: Cluster, setting: Setting, clock: Callable[[], str] = utc_now) -> None:
-        self._cluster, self._setting, self._clock = cluster, setting, clock
+    `reports` is what draft pods said last, by their uid.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        setting: Setting,
+        reports: Mapping[str, PipelineReport] = MappingProxyType({}),
+        clock: Callable[[], str] = utc_now,
+    ) -> None:
+        self._cluster, self._setting, self._reports, self._clock = cluster, setting, reports, clock
         self._kinds = {kind.kind: kind for kind in setting.kinds}
         self._rewritten: dict[str, str] = {}
 
@@ -61,17 +74,18 @@ class Reconciler:
             resource = parse_manifest(raw)
         except ManifestError as error:
             # What the last good spec asked for is left as it is, and its state is still told.
-            found = components(observed, observed, pods)
-            return Outcome(self._report(Observation(raw, None, found, self._clock(), invalid=str(error))))
+            found = components(observed, observed, pods, reports=self._reports)
+            seen = Observation(raw, None, found, self._clock(), invalid=str(error))
+            return Outcome(self._report(seen), pods=pods)
         desired, obstacles = self._desired(resource, raw)
         planned = plan(desired, observed, raw["metadata"]["uid"])
         turns = in_turn(planned.actions, observed, pods, self._clock())
         live = {key(child): child for child in observed}
         refused = self._execute(turns.now, live, raw["metadata"]["uid"])
         obstacles = (*obstacles, *planned.obstacles)
-        found = components(desired, live.values(), pods, turns.waiting)
+        found = components(desired, live.values(), pods, turns.waiting, self._reports)
         seen = Observation(raw, resource, found, self._clock(), refused="; ".join(refused), obstacles=obstacles)
-        return Outcome(self._report(seen), again=bool(refused or obstacles))
+        return Outcome(self._report(seen), again=bool(refused or obstacles), pods=pods)
 
     def _desired(self, resource: PipeDecDeployment, raw: Object) -> tuple[list[Object], tuple[str, ...]]:
         """All children; and none, but an obstacle, while there can be no keys."""
@@ -129,7 +143,7 @@ class Reconciler:
 
     def _report(self, seen: Observation) -> Object:
         """Writes the status and tells what happened, if anything. Events first: their names make them idempotent."""
-        before, after = seen.raw.get("status", {}), status(seen)
+        before, after = seen.before, status(seen)
         if before == after:
             return seen.raw
         for transition in transitions(before, after):

@@ -32,6 +32,12 @@ class Observation:
     obstacles: Sequence[str] = field(default=())
 
     @property
+    def before(self) -> Object:
+        """The status that was written last."""
+        found: Object = self.raw.get("status", {})
+        return found
+
+    @property
     def suspended(self) -> bool:
         return self.resource is not None and self.resource.spec.suspend
 
@@ -46,11 +52,10 @@ class Observation:
 
 def status(seen: Observation) -> Object:
     """The whole `status` of a resource. Equal but for nothing while nothing changes: transition times are kept."""
-    before = seen.raw.get("status", {})
+    before, layers = seen.before, _layers(seen)
     groups = {each.group for each in seen.components}
     ready = [group for group in groups if all(each.serves for each in seen.components if each.group == group)]
     updated = [group for group in groups if all(each.updated for each in seen.components if each.group == group)]
-    spans = seen.resource.spec.pipeline.spans if seen.resource else None
     found = {
         "observedGeneration": seen.raw["metadata"]["generation"],
         "conditions": _stamped(_conditions(seen), before.get("conditions", []), seen),
@@ -59,14 +64,47 @@ def status(seen: Observation) -> Object:
         "updatedReplicas": len(updated),
         "selector": _selector(seen.raw["metadata"]["name"]),
         "currentRevision": _current_revision(seen) or before.get("currentRevision"),
-        "updateRevision": revision(seen.resource.spec) if seen.resource else before.get("updateRevision"),
+        "updateRevision": _update_revision(seen),
         "readyStages": f"{sum(each.ready for each in seen.stages)}/{len(seen.stages)}",
         "restarts": sum(each.restarts for each in seen.components),
         "url": _url(seen) or before.get("url"),
-        "stages": [each.row(spans) for each in seen.stages],
-        "drafts": [each.row(None) for each in seen.drafts],
+        "stages": [each.row(layers) for each in seen.stages],
+        "drafts": [_draft_row(each, seen) for each in seen.drafts],
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _update_revision(seen: Observation) -> str | None:
+    if seen.resource is None:
+        return seen.before.get("updateRevision")
+    return revision(seen.resource.spec)
+
+
+def _layers(seen: Observation) -> Sequence[str]:
+    """Every stage's layers: as written by hand, else as a draft pod says, now or, of the same revision, before."""
+    if seen.resource is not None and seen.resource.spec.pipeline.layers is not None:
+        return seen.resource.spec.pipeline.layers
+    if told := next((each.report.layers for each in seen.drafts if each.report is not None), None):
+        return told
+    rows = [row for row in seen.before.get("stages", ()) if row["replica"] == 0]
+    known = [str(row["layers"]) for row in rows if "layers" in row]
+    same = _update_revision(seen) == seen.before.get("updateRevision")
+    return known if same and len(known) == len(rows) else ()
+
+
+def _draft_row(draft: Component, seen: Observation) -> Object:
+    degraded = _without_draft(draft, seen)
+    return draft.row(()) | ({"degraded": degraded} if degraded else {})
+
+
+def _without_draft(draft: Component, seen: Observation) -> str:
+    """Why it decodes without its draft model. A pod that was not asked yet, by an operator that has just begun, is as
+    it was."""
+    if draft.report is not None:
+        return draft.report.degraded
+    was: Object = next((row for row in seen.before.get("drafts", ()) if row["name"] == draft.name), {})
+    same = draft.pod is not None and draft.pod["metadata"]["name"] == was.get("pod")
+    return str(was.get("degraded", "")) if same else ""
 
 
 def _selector(name: str) -> str:
@@ -158,8 +196,15 @@ def _degraded(seen: Observation) -> Verdict:
     crashing = [each for each in broken if each.cause and each.cause.reason not in (causes.UNSCHEDULABLE, causes.IMAGE)]
     worst = _worst(crashing) or _worst(broken)
     if worst is None:
-        return FALSE, "AsExpected", "no pod needs attention"
+        return _degraded_drafts(seen)
     return TRUE, "StageCrashLoop" if worst.reason == causes.CRASHED else worst.reason, worst.message
+
+
+def _degraded_drafts(seen: Observation) -> Verdict:
+    told = [f"{each.name}: {why}" for each in seen.drafts if (why := _without_draft(each, seen))]
+    if told:
+        return TRUE, "DraftUnavailable", f"decodes without predictions: {'; '.join(told)}"
+    return FALSE, "AsExpected", "no pod needs attention"
 
 
 def _component_condition(components: Sequence[Component], good: str, waiting: str, seen: Observation) -> Verdict:

@@ -37,6 +37,7 @@ def transitions(before: Object, after: Object) -> list[Transition]:
             found.append(Transition(WARNING, reason, now.get("message", "")))
     found += _rollout(condition(before, "Progressing"), condition(after, "Progressing"))
     found += _suspension(condition(before, "Suspended"), condition(after, "Suspended"))
+    found += _speculation(condition(before, "Degraded"), condition(after, "Degraded"))
     found += _failures(before, after)
     return [Transition(kind, reason, message[:_MAX_NOTE]) for kind, reason, message in found]
 
@@ -54,6 +55,14 @@ def _suspension(was: Object, now: Object) -> list[Transition]:
         return [Transition(NORMAL, "Suspended", now.get("message", ""))]
     if now.get("reason") == "NotSuspended" and was and was.get("reason") != "NotSuspended":
         return [Transition(NORMAL, "Resumed", "pods are being made again")]
+    return []
+
+
+def _speculation(was: Object, now: Object) -> list[Transition]:
+    if now.get("reason") == "DraftUnavailable" != was.get("reason"):
+        return [Transition(WARNING, "DraftUnavailable", now.get("message", ""))]
+    if was.get("reason") == "DraftUnavailable" and now.get("status") == "False":
+        return [Transition(NORMAL, "DraftAvailable", "every draft model predicts again")]
     return []
 
 

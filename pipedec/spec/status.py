@@ -57,7 +57,14 @@ class StageStatus(PodStatus):
     index: int
     """Index of the stage, from 0."""
     layers: str | None = None
-    """Layers that it holds, first and last included, where the manifest says."""
+    """Layers that it holds, first and last included; absent until the draft pod has said how they are divided."""
+
+
+class DraftStatus(PodStatus):
+    """The draft pod of a pipeline."""
+
+    degraded: str | None = None
+    """Why it decodes without the draft model that was asked for; absent while it does not."""
 
 
 class Status(Strict):
@@ -87,5 +94,5 @@ class Status(Strict):
     """Address of the endpoint inside the cluster."""
     stages: Annotated[tuple[StageStatus, ...], Field(json_schema_extra=list_map("name"))] = ()
     """Every stage of every pipeline."""
-    drafts: Annotated[tuple[PodStatus, ...], Field(json_schema_extra=list_map("name"))] = ()
+    drafts: Annotated[tuple[DraftStatus, ...], Field(json_schema_extra=list_map("name"))] = ()
     """The draft pod of every pipeline."""

@@ -12,7 +12,11 @@ from pipedec_operator.names import Object
 
 OWNER = Owner("lab", "11111111-2222-3333-4444-555555555555")
 SETTING = Setting(
-    "example/stage:1", "example/draft:1", "9.9.9", names.DISRUPTION_BUDGETS[0], pod_monitor=names.POD_MONITORS[0]
+    "example/stage:1",
+    "example/draft:1",
+    "9.9.9",
+    disruption_budget=names.DISRUPTION_BUDGETS[0],
+    pod_monitor=names.POD_MONITORS[0],
 )
 KEYS_HASH = "0123456789ab"
 

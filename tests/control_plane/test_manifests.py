@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipedec_operator.manifests import Setting
 from pipedec_operator.names import Object
 from tests.control_plane.samples import KEYS_HASH, OWNER, SETTING, children, manifest, resource, workloads
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN, ROOT = Path(__file__).parent / "golden", Path(__file__).parents[2]
 
 
 def test_children_are_the_golden_ones() -> None:
@@ -125,7 +126,7 @@ def test_new_keys_restart_every_pod() -> None:
 
 
 def test_another_version_of_the_operator_restarts_nothing_by_itself() -> None:
-    later = Setting(SETTING.stage_image, SETTING.draft_image, "10.0.0", *SETTING.kinds[-2:])
+    later = replace(SETTING, version="10.0.0")
     before, after = workloads(), children(later)
     assert all(after[name]["spec"]["template"] == child["spec"]["template"] for name, child in before.items())
 
@@ -179,6 +180,17 @@ def test_clients_can_be_limited() -> None:
     clients = [{"namespaceSelector": {"matchLabels": {"team": "blue"}}}]
     ingress = children(networkPolicy={"clients": clients})["NetworkPolicy/lion-draft"]["spec"]["ingress"]
     assert [rule["from"] for rule in ingress if rule["ports"][0]["port"] == 8000] == [clients]
+
+
+def test_the_operator_may_ask_draft_pods_though_clients_are_limited() -> None:
+    clients = [{"namespaceSelector": {"matchLabels": {"team": "blue"}}}]
+    inside = replace(SETTING, namespace="pipedec")
+    policy = children(inside, networkPolicy={"clients": clients})["NetworkPolicy/lion-draft"]
+    *given, ours = policy["spec"]["ingress"][1]["from"]
+    assert given == clients
+    assert ours["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "pipedec"}}
+    chart = (ROOT / "charts" / "pipedec" / "templates" / "_helpers.tpl").read_text()
+    assert all(f"{label}: {value}\n" in chart for label, value in ours["podSelector"]["matchLabels"].items())
 
 
 def test_a_cluster_without_optional_kinds_gets_none() -> None:

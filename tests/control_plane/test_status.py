@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipedec.spec import parse_manifest
+from pipedec.spec.report import PipelineReport
 from pipedec.spec.status import Status
 from pipedec_operator import names
 from pipedec_operator.causes import condition
@@ -31,13 +32,14 @@ class Scene:
         self.raw: Object = {**self.manifest, "metadata": {"name": "lion", "namespace": "lab", "generation": 3}}
         self.desired = {name: child for name, child in children(**spec).items() if child["kind"] == "Deployment"}
         self.live: dict[str, Object] = {name: rolled_out(child) for name, child in self.desired.items()}
+        self.reports: dict[str, PipelineReport] = {}
         suspended = spec.get("suspend", False)
         self.pods: dict[str, Object] = {} if suspended else {n: pod_of(child) for n, child in self.desired.items()}
 
     def status(self, now: str = NOW, waiting: Collection[str] = (), **seen: Any) -> Object:
         resource = None if seen.get("invalid") else parse_manifest(self.manifest)
         wanted = self.live if resource is None else self.desired
-        found = components(wanted.values(), self.live.values(), self.pods.values(), waiting)
+        found = components(wanted.values(), self.live.values(), self.pods.values(), waiting, self.reports)
         result = status(Observation(self.raw, resource, found, now, **seen))
         Status.model_validate_json(json.dumps(result))  # what is written is what the CRD knows
         assert all(each["message"] for each in result["conditions"])
@@ -45,6 +47,11 @@ class Scene:
 
     def fail(self, workload: str, **state: Any) -> None:
         self.pods[workload] = pod_of(self.desired[workload], ready=False, **state)
+
+    def say(self, **report: Any) -> None:
+        """What the draft pod says."""
+        self.reports = {"uid-draft": PipelineReport(layers=("0-7", "8-11"), **report)}
+        self.pods["Deployment/lion-0-draft"]["metadata"]["uid"] = "uid-draft"
 
 
 def of(result: Object, kind: str) -> tuple[str, str]:
@@ -180,6 +187,54 @@ def test_a_pipeline_that_waits_for_its_turn_serves_meanwhile() -> None:
     assert (result["readyReplicas"], result["updatedReplicas"]) == (2, 1)
     assert of(result, "Progressing") == ("True", "RollingOut")
     assert [row.get("message") for row in result["drafts"]] == [None, "its pod waits until the other pipelines serve"]
+
+
+BALANCED = {"pipeline": {"stages": 2}}
+
+
+def layers(result: Object) -> list[str | None]:
+    return [row.get("layers") for row in result["stages"]]
+
+
+def test_layers_that_were_divided_for_the_user_are_as_the_draft_pod_says() -> None:
+    scene = Scene(**BALANCED)
+    assert layers(scene.status()) == [None, None]
+    scene.say()
+    scene.raw["status"] = scene.status()
+    assert layers(scene.raw["status"]) == ["0-7", "8-11"]
+    scene.reports = {}
+    assert layers(scene.status()) == ["0-7", "8-11"]
+    assert layers(scene.status(invalid="spec.replicas: is 99")) == ["0-7", "8-11"]
+
+
+def test_what_a_pod_of_another_revision_said_is_nothing_to_this_one() -> None:
+    before = Scene(**BALANCED)
+    before.say()
+    after = Scene(pipeline={"stages": 2}, model={"uri": "hf://org/other"})
+    after.raw["status"], after.reports = before.status(), before.reports
+    after.pods = before.pods
+    assert layers(after.status()) == [None, None]
+
+
+def test_a_draft_pod_says_what_it_waits_for() -> None:
+    scene = Scene(**BALANCED)
+    scene.fail("Deployment/lion-0-draft")
+    scene.say(reason="stage 1 has not registered")
+    assert condition(scene.status(), "Ready")["message"].endswith("it says: stage 1 has not registered")
+
+
+def test_decoding_without_the_draft_model_is_degraded() -> None:
+    scene = Scene()
+    scene.say(degraded="the draft model failed: no memory")
+    result = scene.status()
+    assert of(result, "Degraded") == ("True", "DraftUnavailable")
+    assert of(result, "Ready")[0] == "True"
+    assert "0/draft: the draft model failed: no memory" in condition(result, "Degraded")["message"]
+    assert [each.reason for each in transitions(Scene().status(), result)] == ["DraftUnavailable"]
+    scene.raw["status"], scene.reports = result, {}
+    assert scene.status() == result, "an operator that has just begun leaves it, until it knows better"
+    scene.say()
+    assert [each.reason for each in transitions(result, scene.status())] == ["DraftAvailable"]
 
 
 def test_not_in_time() -> None:
