@@ -8,8 +8,10 @@ import typer
 
 import pipedec
 from pipedec.cli.cache import models
+from pipedec.cli.doctor import doctor
 from pipedec.cli.generate import generate
 from pipedec.cli.manifests import split, validate
+from pipedec.cli.plan import plan
 from pipedec.cli.up import up
 
 app = typer.Typer(
@@ -39,4 +41,6 @@ app.command()(up)
 app.command()(generate)
 app.command()(validate)
 app.command()(split)
+app.command()(plan)
+app.command()(doctor)
 app.add_typer(models, name="models")

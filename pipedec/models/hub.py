@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -38,9 +39,16 @@ def fetch_config(reference: str, cache: Path) -> Path:
     return _snapshot(reference, cache, ["config.json"], silent)
 
 
+def files(reference: str) -> frozenset[str]:
+    """Names of the files of `org/name[@revision]`. Raises `ModelError`."""
+    repository, _, revision = reference.partition("@")
+    with _explained(reference):
+        return frozenset(HfApi().list_repo_files(repository, revision=revision or None))
+
+
 def _snapshot(reference: str, cache: Path, patterns: list[str], progress: Progress) -> Path:
     repository, _, revision = reference.partition("@")
-    try:
+    with _explained(reference):
         folder = snapshot_download(
             repository,
             revision=revision or None,
@@ -48,6 +56,15 @@ def _snapshot(reference: str, cache: Path, patterns: list[str], progress: Progre
             allow_patterns=patterns,
             tqdm_class=_bar(f"Fetching {repository}", progress),
         )
+    return Path(folder)
+
+
+@contextmanager
+def _explained(reference: str) -> Iterator[None]:
+    """Turns the client's errors into `ModelError`s that say what to do."""
+    revision = reference.partition("@")[2]
+    try:
+        yield
     except GatedRepoError as error:
         raise ModelError(f"hf://{reference}: is gated; accept its licence and give a token in HF_TOKEN") from error
     except RevisionNotFoundError as error:
@@ -56,7 +73,6 @@ def _snapshot(reference: str, cache: Path, patterns: list[str], progress: Progre
         raise ModelError(f"hf://{reference}: does not exist, or is private; then give a token in HF_TOKEN") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(f"hf://{reference}: could not be fetched ({error}); it is not in the cache either") from error
-    return Path(folder)
 
 
 def _weight_files(folder: Path, tensors: Callable[[str], bool] | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pipedec.errors import ModelError
@@ -63,7 +64,7 @@ class ModelSize:
 
     def split(self, stages: int) -> tuple[Span, ...]:
         """The balanced division, as `pipedec split` shows it."""
-        return partition(self.costs.layers, stages, self.costs.embed, self.costs.head)
+        return _split(self.costs, stages)
 
     def held(self, span: Span) -> int:
         """Parameters that a stage with these layers holds."""
@@ -74,3 +75,8 @@ class ModelSize:
     def read(self, span: Span) -> int:
         """Parameters that it reads in one step: of the embedding, next to nothing."""
         return sum(self.costs.layers[slice(*span)]) + (span[1] == self.num_layers) * self.costs.head
+
+
+@cache
+def _split(costs: Costs, stages: int) -> tuple[Span, ...]:
+    return partition(costs.layers, stages, costs.embed, costs.head)

@@ -84,16 +84,19 @@ def least_stages(wish: Wish, share: float = 1.0) -> int:
     do, or the draft does not fit."""
     usable = share * wish.gpu.usable_bytes
     most = min(wish.model.num_layers, MAX_STAGES)
+
+    def fullest(stages: int) -> float:
+        return max(need.total for need in stage_needs(wish.model, stages, *sizes))
+
     sizes = (wish.sequences, wish.context, wish.width)
-    for stages in range(1, most + 1):
-        if max(need.total for need in stage_needs(wish.model, stages, *sizes)) <= usable:
-            break
-    else:
-        fullest = max(need.total for need in stage_needs(wish.model, most, *sizes))
+    if (needed := fullest(most)) > usable:
         raise PipeDecError(
-            f"even one of {most} stages needs {fullest / GIB:.1f} GiB, and {wish.gpu.name} has {usable / GIB:.1f} GiB "
+            f"even one of {most} stages needs {needed / GIB:.1f} GiB, and {wish.gpu.name} has {usable / GIB:.1f} GiB "
             "to use; lower --context or --sequences, or choose a larger GPU"
         )
+    kv = wish.sequences * wish.context * wish.model.kv_elements * wish.model.num_layers
+    all_together = (wish.model.parameters + kv) * wish.width
+    stages = next(n for n in range(max(1, int(all_together / usable)), most + 1) if fullest(n) <= usable)
     if wish.draft is not None and (need := draft_need(wish.draft, stages, *sizes).total) > wish.gpu.usable_bytes:
         raise PipeDecError(
             f"the draft needs {need / GIB:.1f} GiB, and {wish.gpu.name} has {wish.gpu.usable_bytes / GIB:.1f} GiB to "

@@ -1,0 +1,1 @@
+"""Facts, gathered: the only part of the doctor that reads files or talks to anything."""

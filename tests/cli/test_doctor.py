@@ -1,0 +1,135 @@
+"""`pipedec doctor` as a user runs it: on a file, and on a real pipeline of processes with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_commands import run
+from tests.tiny import tiny_model
+
+MANIFEST = """
+apiVersion: pipedec.dev/v1alpha1
+kind: PipeDecDeployment
+metadata: {name: tiny}
+spec:
+  model: {uri: "file://MODEL", dtype: float32}
+  draft: {targetLayers: 2}
+  pipeline: {stages: 2}
+  serving: {maxSequences: 2, maxContext: 128, threads: 1, drainSeconds: 5}
+"""
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_model(tmp_path_factory.mktemp("model"))
+    file = tmp_path_factory.mktemp("manifest") / "tiny.yaml"
+    file.write_text(MANIFEST.replace("MODEL", str(model)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def url(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a running pipeline that asks for a key."""
+    key = tmp_path_factory.mktemp("key") / "key"
+    key.write_text("secret")
+    command = (
+        sys.executable,
+        "-m",
+        "pipedec.cli",
+        "up",
+        "-f",
+        str(manifest),
+        "--port",
+        "0",
+        "--api-key-file",
+        str(key),
+    )
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as up:
+        assert up.stderr is not None
+        said = []
+        try:
+            for line in up.stderr:  # ends when the process does, so a failure to start is not waited for
+                said.append(line)
+                if found := re.search(r"served at (http://[\w.:]+)/v1", line):
+                    break
+            else:
+                pytest.fail("pipedec up ended:\n" + "".join(said))
+            yield found[1]
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.stderr.read()
+
+
+def checks(text: str) -> dict[str, dict[str, str]]:
+    """The findings of a JSON report, by check."""
+    report: dict[str, Any] = json.loads(text)
+    return {each["check"]: each for section in report["findings"].values() for each in section}
+
+
+def test_a_good_manifest_ends_with_zero(manifest: Path) -> None:
+    code, out, _ = run("doctor", "-f", str(manifest), "--gpu", "L4")
+    assert code == 0
+    assert re.search(r"^  ok    manifest  tiny is valid$", out, re.MULTILINE)
+    assert out.splitlines()[-1].endswith("ok")
+
+
+def test_a_bad_one_ends_with_two_and_says_what_to_do(manifest: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(manifest.read_text().replace("targetLayers: 2", "targetLayers: 9"))
+    code, out, _ = run("doctor", "-f", str(bad))
+    assert code == 2
+    assert re.search(r"^  fail  draft .*\n {14,}-> Write 4 or less$", out, re.MULTILINE)
+
+
+def test_a_running_pipeline_is_examined(manifest: Path, url: str, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    code, out, err = run("doctor", "-f", str(manifest), "--url", url, "--api-key-file", str(key), "--json")
+    assert code == 0, out + err
+    found = checks(out)
+    assert found["completion"]["message"].startswith("one token in ")
+    assert found["models"]["message"] == "tiny (up to 128 tokens)"
+    assert found["stages"]["message"] == "2 stages, none was ever lost"
+    assert found["hit rate"]["level"] == "skip"
+    assert found["KV slots"]["level"] == "ok"
+
+
+def test_a_key_that_is_missing_is_asked_for(url: str) -> None:
+    code, out, _ = run("doctor", "--url", url, "--json")
+    assert code == 2
+    assert checks(out)["models"]["remedy"] == "Give it with --api-key-file"
+
+
+def test_an_endpoint_that_is_not_there_is_said() -> None:
+    code, out, _ = run("doctor", "--url", "http://127.0.0.1:1")
+    assert code == 2
+    assert "nothing answers at http://127.0.0.1:1" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "there is nothing to check"),
+        (("--cluster", "--gpu", "L4"), "--gpu to --file"),
+    ],
+)
+def test_contradictions_are_refused(arguments: tuple[str, ...], words: str) -> None:
+    code, _, err = run("doctor", *arguments)
+    assert code == 2
+    assert words in err
+
+
+def test_without_a_cluster_in_kubeconfig_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    code, _, err = run("doctor", "--cluster")
+    assert code == 1
+    assert "--cluster: no cluster in KUBECONFIG" in err
