@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from pipedec_operator.names import Object
+from tests.observability.scraping import OPERATOR_ENDPOINT
 
 pytestmark = pytest.mark.e2e
 
@@ -70,13 +71,49 @@ def test_users_roles_include_the_resource() -> None:
     assert view["verbs"] == ["get", "list", "watch"]
 
 
-def test_monitoring_is_there_when_asked_for() -> None:
-    objects = render(
-        "metrics.podMonitor.enabled=true", "metrics.prometheusRule.enabled=true", "metrics.dashboards.enabled=true"
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("podMonitor", "PodMonitor"), ("prometheusRule", "PrometheusRule"), ("dashboards", "ConfigMap")],
+)
+def test_each_part_of_monitoring_is_there_when_asked_for(value: str, kind: str) -> None:
+    objects = render(f"metrics.{value}.enabled=true")
+    found = {each["kind"] for each in objects} & {"PodMonitor", "PrometheusRule", "ConfigMap"}
+    assert found == {kind}
+
+
+def test_the_dashboards_reach_grafanas_sidecar_unchanged() -> None:
+    (found,) = of_kind(render("metrics.dashboards.enabled=true", "metrics.dashboards.labels.team=llm"), "ConfigMap")
+    labels = found["metadata"]["labels"]
+    assert (labels["grafana_dashboard"], labels["team"]) == ("1", "llm")
+    assert found["data"] == {path.name: path.read_text() for path in (CHART / "dashboards").iterdir()}
+
+
+def test_the_rules_are_all_there_and_say_where_to_look() -> None:
+    url = "https://wiki.example/pipedec"
+    (found,) = of_kind(
+        render("metrics.prometheusRule.enabled=true", f"metrics.prometheusRule.runbookUrl={url}"), "PrometheusRule"
     )
-    assert len(of_kind(objects, "PodMonitor")) == len(of_kind(objects, "PrometheusRule")) == 1
-    (dashboards,) = of_kind(objects, "ConfigMap")
-    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    expected = yaml.safe_load((CHART / "rules" / "pipedec.yaml").read_text().replace("docs/runbook.md", url))
+    assert found["spec"] == expected
+
+
+def test_an_alert_can_be_left_out() -> None:
+    (found,) = of_kind(
+        render("metrics.prometheusRule.enabled=true", "metrics.prometheusRule.disabled={PipeDecHighTTFT}"),
+        "PrometheusRule",
+    )
+    names = {rule["alert"] for group in found["spec"]["groups"] for rule in group["rules"]}
+    assert "PipeDecHighTTFT" not in names
+    assert "PipeDecNotFormed" in names
+
+
+def test_the_operator_is_scraped_as_the_dashboards_expect() -> None:
+    (found,) = of_kind(render("metrics.podMonitor.enabled=true", "metrics.podMonitor.interval=10s"), "PodMonitor")
+    assert found["spec"]["podMetricsEndpoints"] == [{**OPERATOR_ENDPOINT, "interval": "10s"}]
+    (deployment,) = of_kind(render(), "Deployment")
+    template = deployment["spec"]["template"]
+    assert found["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert OPERATOR_ENDPOINT["port"] in [port["name"] for port in template["spec"]["containers"][0]["ports"]]
 
 
 def test_a_digest_goes_before_a_tag() -> None:
@@ -103,7 +140,15 @@ def test_the_test_asks_the_pipeline_that_is_named() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["imagee.tag=1", "workers=0", "logLevel=LOUD", "watchNamespaces=a", "image.digest=latest", "rbac.create=maybe"],
+    [
+        "imagee.tag=1",
+        "workers=0",
+        "logLevel=LOUD",
+        "watchNamespaces=a",
+        "image.digest=latest",
+        "rbac.create=maybe",
+        "metrics.prometheusRule.disabled={Down}",
+    ],
 )
 def test_a_wrong_value_is_refused(value: str) -> None:
     result = helm("template", str(CHART), "--set", value)
