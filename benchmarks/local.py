@@ -8,20 +8,26 @@ from pathlib import Path
 import torch
 
 from draft_service.drafter import Adjust, Drafter
+from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
 from pipedec.partition import estimate_costs, partition
 from stage_service.worker import StageWorker
 
 
-def build_stages(path: Path, num_stages: int, num_slots: int, dtype: torch.dtype = torch.float32) -> list[StageWorker]:
+def build_stages(
+    path: Path,
+    num_stages: int,
+    num_slots: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    execution: Execution | None = None,
+) -> list[StageWorker]:
     """The model at `path`, split as `pipedec up` splits it, as stage workers."""
     costs = estimate_costs(json.loads((path / "config.json").read_text()))
     spans = partition(costs.layers, num_stages, costs.embed, costs.head)
-    return [
-        StageWorker(SpanExecutor(SpanModel.load(path, span, dtype=dtype), num_slots), is_last=span == spans[-1])
-        for span in spans
-    ]
+    models = [SpanModel.load(path, span, dtype=dtype, device=device) for span in spans]
+    return [StageWorker(SpanExecutor(model, num_slots, execution), is_last=model.last) for model in models]
 
 
 def build_drafter(
@@ -32,8 +38,10 @@ def build_drafter(
     children: int = 16,
     adjust: Adjust | None = None,
     dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    execution: Execution | None = None,
 ) -> Drafter:
     """A draft from the model at `path`: its first `layers` with its own norm and head, or all of it."""
     depth = layers or len(estimate_costs(json.loads((path / "config.json").read_text())).layers)
-    model = SpanModel.load(path, (0, depth), dtype=dtype, first=True, last=True)
-    return Drafter(SpanExecutor(model, num_slots), children, adjust)
+    model = SpanModel.load(path, (0, depth), dtype=dtype, device=device, first=True, last=True)
+    return Drafter(SpanExecutor(model, num_slots, execution), children, adjust)

@@ -40,6 +40,7 @@ class Drafter:
         self._executor = executor
         self._children = children
         self._adjust = adjust
+        self._rank = executor.of_rows(lambda rows: self._likeliest(executor.head(rows)))
 
     def reset(self, num_slots: int) -> None:
         self._executor.reset()
@@ -49,14 +50,21 @@ class Drafter:
         hidden = self._executor.execute(batch, None)
         if not len(batch.rows) or hidden is None:
             return ()
-        logits = self._executor.head(hidden[batch.num_prefill :])
-        if self._adjust is not None:
-            logits = self._adjust(batch, logits)
-        best = logits.log_softmax(-1).topk(min(self._children, logits.shape[-1]))
-        sound = best.values.isfinite().any(-1).tolist()  # NaN spoils its whole row
+        rows = hidden[batch.num_prefill :]
+        if self._adjust is None:
+            best = self._rank(rows)
+        else:
+            best = self._likeliest(self._adjust(batch, self._executor.head(rows)))
+        tokens, values = self._executor.staging.download(*best)
+        sound = values.isfinite().any(-1).tolist()  # NaN spoils its whole row
         if not any(sound):
             raise ModelError("the draft model's logits are not numbers")
         return [
-            list(zip(tokens, values, strict=True)) if numbers else []
-            for tokens, values, numbers in zip(best.indices.tolist(), best.values.tolist(), sound, strict=True)
+            list(zip(*children, strict=True)) if numbers else []
+            for *children, numbers in zip(tokens.tolist(), values.tolist(), sound, strict=True)
         ]
+
+    def _likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and log-probabilities [rows, children], likeliest first."""
+        values, tokens = logits.log_softmax(-1).topk(min(self._children, logits.shape[-1]))
+        return tokens, values

@@ -13,7 +13,7 @@ from pipedec.model.layers import GoesOn
 from pipedec.model.tensors import from_buffer, to_buffer
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Int32, Verdict
-from stage_service.verifier import Verifier
+from stage_service.verifier import Head, Verifier
 
 Progress = Callable[[float], None]  # told, before each layer, the share of the layers that is done; may call `cancel`
 
@@ -35,6 +35,7 @@ class StageWorker:
         model = executor.model
         self.width, self.dtype = model.hidden_size, model.dtype
         self._verifier = Verifier(model.vocab_size, model.device) if is_last else None
+        self._head = _prepared_head(executor) if is_last else executor.head
         self._cancelled: dict[tuple[int, int], int] = {}  # (request, node) -> the last step that may carry it
 
     def reset(self, epoch: int, num_slots: int) -> None:
@@ -65,10 +66,11 @@ class StageWorker:
         hidden = self._executor.execute(batch, hidden, alive, self._goes_on(batch, progress))
         if hidden is None:
             alive = np.zeros(0, np.int32)
-            hidden = torch.empty(0, self.width, dtype=self.dtype)
+            hidden = torch.empty(0, self.width, dtype=self.dtype, device=self._executor.model.device)
         if self._verifier is None:
-            return StageResult(len(hidden), activation=Activation(to_buffer(hidden), len(hidden), alive))
-        decisions = self._verifier.verify(batch, hidden, tree_rows(batch, alive), self._executor.head)
+            (sent,) = self._executor.staging.download(hidden)
+            return StageResult(len(hidden), activation=Activation(to_buffer(sent), len(hidden), alive))
+        decisions = self._verifier.verify(batch, hidden, tree_rows(batch, alive), self._head)
         return StageResult(len(hidden), verdict=Verdict(batch.epoch, batch.step, decisions))
 
     def _goes_on(self, batch: Batch, progress: Progress | None) -> GoesOn:
@@ -96,6 +98,11 @@ class StageWorker:
         present = np.arange(batch.num_rows, dtype=np.int32) if arriving is None else arriving
         keep = ~np.isin(present, dead)
         return present[keep], np.flatnonzero(keep).astype(np.int32)
+
+
+def _prepared_head(executor: SpanExecutor) -> Head:
+    run = executor.of_rows(lambda rows: (executor.head(rows),))
+    return lambda rows: run(rows)[0]
 
 
 def _node_list(batch: Batch) -> list[tuple[int, int]]:

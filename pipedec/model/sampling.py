@@ -7,6 +7,7 @@ position, v). So the draw depends on nothing else: not on batch, policy, stages 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -62,14 +63,17 @@ def choose(
 
     Raises ModelError for logits that are not numbers, and where no token is left to choose.
     """
-    if not torch.isfinite(logits.max()):
-        raise ModelError(f"the logits are {float(logits.max())}: the model overflows in this dtype")
     scores = _penalised(logits, params, history)
-    if params.greedy:
-        token = int((scores == scores.max()).nonzero()[0])
-    else:
-        token = _draw(truncate(scores / params.temperature, params), params.seed, position)
-    return token, None if params.logprobs is None else _logprobs(logits, token, params.logprobs)
+    if not params.greedy:
+        scores = _perturbed(truncate(scores / params.temperature, params), params.seed, position)
+    best = scores.max(0)  # the first of equals
+    looked_at = torch.stack([part.double() for part in (logits.max(), best.values, best.indices)])
+    top, value, token = looked_at.tolist()  # once: a GPU is waited for
+    if not math.isfinite(top):
+        raise ModelError(f"the logits are {top}: the model overflows in this dtype")
+    if value == -math.inf:
+        raise ModelError("no token is left to choose: all are end tokens, which `min_tokens` excludes")
+    return int(token), None if params.logprobs is None else _logprobs(logits, int(token), params.logprobs)
 
 
 def truncate(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:
@@ -117,12 +121,15 @@ def _penalised(logits: torch.Tensor, params: SamplingParams, history: History) -
     return scores
 
 
-def _draw(scores: torch.Tensor, seed: int, position: int) -> int:
-    tokens = (scores > float("-inf")).nonzero()[:, 0]
-    if not len(tokens):
-        raise ModelError("no token is left to choose: all are end tokens, which `min_tokens` excludes")
+def _perturbed(scores: torch.Tensor, seed: int, position: int) -> torch.Tensor:
+    """Scores [V] with Gumbel noise, float64. A CPU makes noise for the possible tokens only; a GPU would have to be
+    waited for to know them."""
+    tokens = torch.arange(len(scores), device=scores.device)
+    if not scores.is_cuda:
+        tokens = tokens[scores > float("-inf")]
     gumbel = -torch.log(-torch.log(uniform(seed, position, tokens)))
-    return int(tokens[(scores[tokens].double() + gumbel).argmax()])
+    perturbed = torch.full_like(scores, float("-inf"), dtype=torch.float64)
+    return perturbed.index_copy_(0, tokens, scores[tokens].double() + gumbel)
 
 
 def _logprobs(logits: torch.Tensor, token: int, count: int) -> TokenLogprobs:

@@ -8,18 +8,19 @@ import torch
 
 from benchmarks.local import build_drafter
 from draft_service.drafter import Drafter
+from pipedec.model.execution import Execution
 from pipedec.wire.messages import Batch
 
 KINDS = ("right", "wrong", "random", "noisy")
 
 
-def make_draft(kind: str, target: Path, num_slots: int, children: int = 4) -> Drafter:
+def make_draft(
+    kind: str, target: Path, num_slots: int, children: int = 4, execution: Execution | None = None, device: str = "cpu"
+) -> Drafter:
     generator = torch.Generator().manual_seed(0)
 
     def adjust(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         match kind:
-            case "right":
-                return logits
             case "wrong":  # the target's choice comes last
                 return logits.scatter(-1, logits.argmax(-1, keepdim=True), -1e4)
             case "random":
@@ -28,4 +29,5 @@ def make_draft(kind: str, target: Path, num_slots: int, children: int = 4) -> Dr
                 return logits + 2.0 * torch.randn(logits.shape, generator=generator)
         raise ValueError(kind)
 
-    return build_drafter(target, num_slots, children=children, adjust=adjust)
+    changed = None if kind == "right" else adjust
+    return build_drafter(target, num_slots, children=children, adjust=changed, execution=execution, device=device)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import random
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from benchmarks.local import build_stages
 from benchmarks.simulation import Simulation
-from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.policy import PolicyName, make_policy
-from pipedec.sampling_params import SamplingParams
 from tests.exactness.drafts import KINDS, make_draft
-from tests.tiny import reference_greedy, tiny_model
+from tests.exactness.pipelines import NUM_SLOTS, POLICIES, SAMPLED, expected, load, run
+from tests.tiny import tiny_model
 
-POLICIES: tuple[PolicyName, ...] = ("none", "static-tree", "pipedec", "adaptive")
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "phi3")
-NUM_SLOTS = 512
-SAMPLED = SamplingParams(
-    temperature=0.9, top_k=40, top_p=0.95, min_p=0.01, repetition_penalty=1.1, frequency_penalty=0.2, seed=11
-)
 
 
 @pytest.fixture(scope="session")
@@ -30,41 +22,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny random model of each family, with five layers so that five stages fit."""
     folder = tmp_path_factory.mktemp("models")
     return {family: tiny_model(folder / family, family, layers=5) for family in FAMILIES}
-
-
-def load(count: int, seed: int, sampling: SamplingParams | None = None) -> dict[int, GenerationRequest]:
-    rng = random.Random(seed)
-    return {
-        key: GenerationRequest(
-            tuple(rng.randrange(256) for _ in range(rng.choice((1, 2, 7, 19, 40)))),
-            rng.randint(8, 20),
-            sampling or SamplingParams(),
-        )
-        for key in range(count)
-    }
-
-
-def run(
-    model: Path, policy: PolicyName, stages: int, kind: str, requests: dict[int, GenerationRequest], **limits: int
-) -> dict[int, list[int]]:
-    scheduler = Scheduler(
-        Limits(stages, poison=True, prefill_chunk=limits.pop("prefill_chunk", 16), **limits),
-        make_policy(policy, width=8, children=4, depth=3),
-    )
-    draft = None if policy == "none" else make_draft(kind, model, NUM_SLOTS)
-    simulation = Simulation(scheduler, build_stages(model, stages, NUM_SLOTS), draft, NUM_SLOTS)
-    generated = simulation.run(requests)
-    assert scheduler.num_slots_used == 0
-    return {key: generated[key].tokens for key in requests}
-
-
-@cache
-def greedy(model: Path, prompt: tuple[int, ...], tokens: int) -> list[int]:
-    return reference_greedy(model, prompt, tokens)
-
-
-def expected(model: Path, requests: dict[int, GenerationRequest]) -> dict[int, list[int]]:
-    return {key: greedy(model, request.prompt, request.max_tokens) for key, request in requests.items()}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
