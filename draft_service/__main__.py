@@ -43,7 +43,8 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
         serving_http.add_done_callback(lambda _: stop.set())
         await stop.wait()
         if not running.done():
-            await engine.drain(serving.drain_seconds)
+            await engine.drain(serving.drain_seconds, config.drain_notice)
+        live.close()
         closed.set()
         await serving_http
         head.stop()

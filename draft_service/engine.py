@@ -33,6 +33,7 @@ class PipelineEngine:
         self._timeout = timeout
         self._streams: dict[int, asyncio.Queue[Item]] = {}
         self._keys = itertools.count()
+        self.leaving = False
         self._draining = False
         self._idle = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -44,7 +45,7 @@ class PipelineEngine:
 
     @property
     def ready(self) -> bool:
-        return self._head.status.ready and not self._draining
+        return self._head.status.ready and not self.leaving
 
     @property
     def accepting(self) -> bool:
@@ -52,7 +53,7 @@ class PipelineEngine:
 
     @property
     def not_ready_reason(self) -> str:
-        if self._draining:
+        if self.leaving:
             return "shutting down"
         return self._head.status.reason
 
@@ -98,8 +99,11 @@ class PipelineEngine:
             raise item
         return item
 
-    async def drain(self, seconds: float) -> None:
-        """Take no new requests, let running ones end for so long, then end the rest with an error."""
+    async def drain(self, seconds: float, notice: float = 0.0) -> None:
+        """Be no longer ready; after `notice` seconds take no new requests, let running ones end for `seconds`, then end
+        the rest with an error."""
+        self.leaving = True
+        await asyncio.sleep(notice)
         self._draining = True
         if self._streams:
             self._idle.clear()

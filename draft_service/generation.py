@@ -73,6 +73,9 @@ class Engine(Protocol):
 
     info: EngineInfo
 
+    leaving: bool
+    """Whether it shuts down, so that clients should connect elsewhere; requests may still be taken."""
+
     @property
     def report(self) -> PipelineReport:
         """How the pipeline stands, for the operator."""

@@ -161,6 +161,15 @@ class DraftConfig(ProcessConfig):
         int | None,
         Variable("PIPEDEC_HTTP_PORT", "Port of the endpoint, 0: any free one. Default: the manifest's.", _port),
     ] = None
+    drain_notice: Annotated[
+        int,
+        Variable(
+            "PIPEDEC_DRAIN_NOTICE_SECONDS",
+            "Seconds after SIGTERM in which requests are taken though the endpoint is not ready, so that none meets a "
+            "closed door before all have heard of it. Default: 0.",
+            _number(0, 3600),
+        ),
+    ] = 0
     api_key_file: Annotated[
         Path | None,
         Variable("PIPEDEC_API_KEY_FILE", "File with the key clients must send. Default: none is asked for.", _path),

@@ -55,7 +55,7 @@ def create_app(
 
     `/health` also fails when `health` does: an endpoint that answers before a head that hangs is of no use.
     """
-    middleware = [Middleware(RequestEnvelope, responses=metrics.http_responses)]
+    middleware = [Middleware(RequestEnvelope, responses=metrics.http_responses, leaving=lambda: engine.leaving)]
     if api_key is not None:
         middleware.append(Middleware(BearerAuth, api_key=api_key))
     middleware.append(Middleware(BodyLimit, max_bytes=max_body_bytes))

@@ -6,6 +6,7 @@ import hmac
 import logging
 import re
 import uuid
+from collections.abc import Callable
 
 from prometheus_client import Counter
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,10 +23,11 @@ GOOD_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 class RequestEnvelope:
     """Around everything else: the response has the request's `X-Request-Id`, or a new one, and is counted by route and
-    status; what nobody foresaw is logged and becomes a 500."""
+    status; what nobody foresaw is logged and becomes a 500. While the service is `leaving`, responses close their
+    connection: whoever keeps one is led to a service that stays."""
 
-    def __init__(self, app: ASGIApp, responses: Counter) -> None:
-        self._app, self._responses = app, responses
+    def __init__(self, app: ASGIApp, responses: Counter, leaving: Callable[[], bool]) -> None:
+        self._app, self._responses, self._leaving = app, responses, leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,6 +43,8 @@ class RequestEnvelope:
                 started = True
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
                 route = getattr(scope.get("route"), "path", "unmatched")
+                if self._leaving():
+                    MutableHeaders(scope=message)["connection"] = "close"
                 self._responses.labels(route, str(message["status"])).inc()
             await send(message)
 

@@ -20,7 +20,7 @@ CACHE_DIR, CLAIMS_DIR = Path("/var/cache/pipedec"), Path("/var/run/pipedec/claim
 USER = 10001  # the images' own
 LOADING_SECONDS = 3600  # a kubelet kills a container that has not answered /healthz once by then
 PROBE_PATHS = {STAGE: ("/healthz", "/readyz"), DRAFT: ("/health", "/ready")}  # alive, ready
-DRAIN_NOTICE_SECONDS = 5  # between leaving the Service and SIGTERM, so that no new request meets a closed door
+DRAIN_NOTICE_SECONDS = 5  # until every node knows that a draft pod has left the Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,6 @@ def _container(resource: PipeDecDeployment, pod: Pod, settings: PodSettings, nam
         "livenessProbe": _probe(alive, port, period=10, failures=3),
         "readinessProbe": _probe(ready, port, period=2, failures=2),
     }
-    if pod.role == DRAFT:
-        container["lifecycle"] = {"preStop": {"exec": {"command": ["sleep", str(DRAIN_NOTICE_SECONDS)]}}}
     return {key: value for key, value in container.items() if value != {}}
 
 
@@ -174,6 +172,7 @@ def config(resource: PipeDecDeployment, pod: Pod, namespace: str) -> ProcessConf
             control_port=names.CONTROL_PORT,
             verdict_port=names.VERDICT_PORT,
             http_host="0.0.0.0",
+            drain_notice=DRAIN_NOTICE_SECONDS,
             api_key_file=API_KEY_DIR / "key" if resource.spec.serving.api_key_secret_ref else None,
         )
     service = names.control_service(resource.metadata.name, pod.group, revision(resource.spec))

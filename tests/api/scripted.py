@@ -70,6 +70,7 @@ class ScriptedEngine:
     tokenizer: Tokenizer = field(default_factory=byte_tokenizer)
     info: EngineInfo = field(default_factory=lambda: EngineInfo(MODEL, CONTEXT, 258, ((0, 3), (3, 5))))
     ready: bool = True
+    leaving: bool = False
     accepting: bool = True
     not_ready_reason: str = ""
     script: Sequence[int] = ()

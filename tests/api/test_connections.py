@@ -68,6 +68,18 @@ def wait_until_refused(port: int) -> None:
             return
 
 
+def test_who_keeps_a_connection_to_a_service_that_leaves_is_led_elsewhere(tokenizer: Tokenizer) -> None:
+    engine = ScriptedEngine(tokenizer)
+    engine.say("ab")
+    app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL))
+    with served(app) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30) as client:
+        for stream in (False, True):
+            for engine.leaving in (False, True):
+                answer = client.post("/v1/completions", json={"model": MODEL, "prompt": "x", "stream": stream})
+                assert answer.status_code == 200
+                assert answer.headers.get("connection") == ("close" if engine.leaving else None)
+
+
 @pytest.mark.parametrize("drained", [True, False])
 def test_a_server_that_stops_gives_running_answers_their_time(tokenizer: Tokenizer, drained: bool) -> None:
     engine = ScriptedEngine(tokenizer, hold_after=1)
