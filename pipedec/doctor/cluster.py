@@ -109,9 +109,9 @@ def _operator(facts: ClusterFacts, version: str) -> Iterator[Finding]:
         yield Finding("skip", "operator", f"may not be looked for: {facts.operators.message}")
     elif not facts.operators:
         yield Finding("fail", "operator", "is not installed: no Deployment has its labels", f"Install it: `{remedy}`")
-    elif len(facts.operators) > 1:
-        names = ", ".join(map(_name, facts.operators))
-        yield Finding("warn", "operator", f"there are {len(facts.operators)}: {names}", "Keep one for each namespace")
+    elif shared := _shared(facts.operators):
+        names = ", ".join(map(_name, shared))
+        yield Finding("warn", "operator", f"{names} keep the same namespaces", "Keep one for each namespace")
     if isinstance(facts.operators, Refusal):
         return
     for each in facts.operators:
@@ -128,6 +128,23 @@ def _operator(facts: ClusterFacts, version: str) -> Iterator[Finding]:
             yield Finding("warn", "operator", f"{_name(each)} is {theirs}, this program {version}", remedy)
         else:
             yield Finding("ok", "operator", f"{_name(each)} {theirs} is ready")
+
+
+def kept_namespaces(operator: Object) -> list[str]:
+    """Namespaces that an operator's Deployment keeps; one empty name stands for all."""
+    containers = operator["spec"]["template"]["spec"]["containers"]
+    arguments = [argument for container in containers for argument in container.get("args", ())]
+    return [a.removeprefix("--namespace=") for a in arguments if a.startswith("--namespace=")] or [""]
+
+
+def _shared(operators: Sequence[Object]) -> list[Object]:
+    """Operators that keep a namespace which another keeps too."""
+    kept = [set(kept_namespaces(each)) for each in operators]
+    return [
+        each
+        for index, each in enumerate(operators)
+        if any("" in kept[index] | other or kept[index] & other for other in (*kept[:index], *kept[index + 1 :]))
+    ]
 
 
 def _name(resource: Object) -> str:

@@ -16,6 +16,7 @@ from pipedec.doctor.remedies import REMEDIES
 from pipedec.spec import parse_manifest
 from pipedec.spec.crd import crd
 from pipedec_operator import causes
+from tests.control_plane.test_chart_files import granted
 
 NODE: dict[str, Any] = {
     "metadata": {"name": "a"},
@@ -30,6 +31,7 @@ OPERATOR: dict[str, Any] = {
         "name": "pipedec-operator",
         "labels": {"app.kubernetes.io/version": __version__},
     },
+    "spec": {"template": {"spec": {"containers": [{"args": ["--workers=4"]}]}}},
     "status": {"readyReplicas": 1},
 }
 PIPELINE: dict[str, Any] = {
@@ -142,6 +144,21 @@ def test_an_operator_that_is_not_ready_or_another_version_is_said() -> None:
     assert told(replace(HEALTHY, operators=[other]))["operator"][0] == "warn"
 
 
+def keeping(name: str, *namespaces: str) -> dict[str, Any]:
+    containers = [{"args": [f"--namespace={each}" for each in namespaces]}]
+    template = {"spec": {"containers": containers}}
+    return {**OPERATOR, "metadata": {**OPERATOR["metadata"], "name": name}, "spec": {"template": template}}
+
+
+def test_two_operators_for_one_namespace_are_noticed() -> None:
+    apart = replace(HEALTHY, operators=[keeping("one", "a"), keeping("two", "b", "c")])
+    assert [each.level for each in judge_cluster(apart, __version__) if each.check == "operator"] == ["ok", "ok"]
+    for second in (keeping("two", "b", "a"), keeping("two")):
+        findings = judge_cluster(replace(HEALTHY, operators=[keeping("one", "a"), second]), __version__)
+        (warning,) = [each for each in findings if each.level == "warn"]
+        assert warning.message == "pipedec/one, pipedec/two keep the same namespaces"
+
+
 def test_a_right_that_is_missing_is_named() -> None:
     found = told(replace(HEALTHY, allowed={"patch services": True, "create secrets": False, "get secrets": False}))
     assert found["RBAC"][:2] == ("fail", "the operator may not create secrets and 1 more")
@@ -190,6 +207,10 @@ def test_one_that_the_operator_never_saw_is_said_so() -> None:
     stale = {**PIPELINE, "metadata": {**PIPELINE["metadata"], "generation": 3}}
     findings = judge_cluster(replace(HEALTHY, resources=[stale]), __version__)
     assert [each.level for each in findings if each.check == "default/lion"] == ["warn", "ok"]
+
+
+def test_the_rights_that_are_asked_about_are_those_that_the_chart_grants() -> None:
+    assert {resource: set(verbs) for resource, verbs in RIGHTS.items()} == granted()
 
 
 def test_every_cause_that_the_operator_names_has_a_remedy() -> None:

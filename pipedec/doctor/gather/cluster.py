@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from pipedec.doctor.cluster import ClusterFacts, Object, Refusal
+from pipedec.doctor.cluster import ClusterFacts, Object, Refusal, kept_namespaces
 from pipedec.errors import PipeDecError
 from pipedec.spec import PipeDecDeployment
 from pipedec.spec.crd import GROUP, PLURAL, VERSION
@@ -44,6 +44,7 @@ class Api:
     def __init__(self) -> None:
         try:
             from kubernetes import client, config
+            from kubernetes.dynamic import DynamicClient
         except ImportError as error:
             remedy = "install it: pip install 'pipedec[operator]'"
             raise PipeDecError(f"--cluster needs the Kubernetes client, which is not here; {remedy}") from error
@@ -56,27 +57,23 @@ class Api:
             ) from error
         configuration.retries = False
         self.server: str = configuration.host
-        self._client, self._refused = client.ApiClient(configuration), client.ApiException
+        self._client = DynamicClient(client.ApiClient(configuration), discoverer=lambda *_: None)
+        self._refused = client.ApiException
 
-    def get(self, path: str, **query: str) -> Any:
-        return self._call("GET", path, query=list(query.items()))
+    def get(self, path: str, labels: str | None = None) -> Any:
+        """What is at a path, as JSON; of a list, the items with these labels."""
+        return self._call("GET", path, label_selector=labels)
 
     def post(self, path: str, body: Object) -> Any:
         return self._call("POST", path, body)
 
-    def _call(
-        self, verb: str, path: str, body: Object | None = None, query: list[tuple[str, str]] | None = None
-    ) -> Any:
+    def _call(self, verb: str, path: str, body: Object | None = None, **query: Any) -> Any:
         """The answer as JSON. Raises `Refused` for a refusal and `OSError` where nobody answers."""
         import urllib3
 
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
         try:
-            answer = self._client.call_api(
-                path, verb, query_params=query or [], header_params=headers, body=body,
-                auth_settings=["BearerToken"], _preload_content=False, _request_timeout=TIMEOUT,
-            )  # fmt: skip
-            return json.loads(answer[0].data)
+            answer = self._client.request(verb, path, body, serialize=False, _request_timeout=TIMEOUT, **query)
+            return json.loads(answer.data)
         except self._refused as error:
             raise Refused(error.status or 0, _message(error.body) or str(error.reason)) from error
         except urllib3.exceptions.HTTPError as error:
@@ -98,7 +95,7 @@ def gather_cluster(namespace: str | None, manifest: PipeDecDeployment | None) ->
         version = api.get("/version")
     except (OSError, Refused) as error:
         return ClusterFacts(api.server, unreachable=str(error), manifest=manifest)
-    operators = _or_refusal(lambda: _list(api, "/apis/apps/v1/deployments", labelSelector=OPERATOR_LABELS))
+    operators = _or_refusal(lambda: _list(api, "/apis/apps/v1/deployments", OPERATOR_LABELS))
     scope = f"/namespaces/{namespace}" if namespace else ""
     return ClusterFacts(
         api.server,
@@ -123,10 +120,10 @@ def _or_refusal(ask: Callable[[], T]) -> T | Refusal:
         return Refusal(error.message)
 
 
-def _found(api: Api, path: str, **query: str) -> Object | None:
+def _found(api: Api, path: str, labels: str | None = None) -> Object | None:
     """What is at a path; None if there is nothing."""
     try:
-        found: Object = api.get(path, **query)
+        found: Object = api.get(path, labels)
         return found
     except Refused as error:
         if error.code == 404:
@@ -134,9 +131,9 @@ def _found(api: Api, path: str, **query: str) -> Object | None:
         raise
 
 
-def _list(api: Api, path: str, **query: str) -> list[Object]:
+def _list(api: Api, path: str, labels: str | None = None) -> list[Object]:
     """The items at a path; none where the kind itself is unknown."""
-    found = _found(api, path, **query)
+    found = _found(api, path, labels)
     return [] if found is None else list(found["items"])
 
 
@@ -159,12 +156,9 @@ def _allowed(api: Api, operators: list[Object]) -> dict[str, bool] | None:
 def _accounts(operators: list[Object]) -> Iterator[tuple[str, str]]:
     """Each operator's user name, with each namespace that it keeps; empty: all."""
     for each in operators:
-        pod = each["spec"]["template"]["spec"]
-        account = f"system:serviceaccount:{each['metadata']['namespace']}:{pod.get('serviceAccountName', 'default')}"
-        arguments = [argument for container in pod["containers"] for argument in container.get("args", ())]
-        kept = [a.removeprefix("--namespace=") for a in arguments if a.startswith("--namespace=")]
-        for namespace in kept or [""]:
-            yield account, namespace
+        account = each["spec"]["template"]["spec"].get("serviceAccountName", "default")
+        for namespace in kept_namespaces(each):
+            yield f"system:serviceaccount:{each['metadata']['namespace']}:{account}", namespace
 
 
 def _may(api: Api, account: str, namespace: str, group: str, resource: str, verb: str) -> bool:
