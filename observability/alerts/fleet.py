@@ -14,7 +14,8 @@ def _condition(kind: str) -> str:
     return EACH.sum(EACH.of("pipedec_deployment_condition", f'type="{kind}", status="True"'), operator="max")
 
 
-_UNLESS_SUSPENDED = f"\nunless ({_condition('Suspended')} == 1)"
+_WANTED = EACH.sum(EACH.of("pipedec_deployment_stages", 'state="wanted"'), operator="max")
+_UNLESS_ASLEEP = f"\nunless ({_condition('Suspended')} == 1 or {_WANTED} == 0)"
 
 ALERTS = (
     Alert(
@@ -41,7 +42,7 @@ ALERTS = (
         "PipeDecDeploymentUnavailable",
         "critical",
         "5m",
-        f"{_condition('Available')} == 0{_UNLESS_SUSPENDED}",
+        f"{_condition('Available')} == 0{_UNLESS_ASLEEP}",
         f"{RESOURCE} does not serve",
         "No draft pod of it has been ready for five minutes. Clients get no answer.",
     ),
@@ -49,7 +50,7 @@ ALERTS = (
         "PipeDecDeploymentNotReady",
         "warning",
         "15m",
-        f"{_condition('Ready')} == 0{_UNLESS_SUSPENDED}",
+        f"{_condition('Ready')} == 0{_UNLESS_ASLEEP}",
         f"{RESOURCE} is not Ready",
         "What it asks for has not all been there for a quarter of an hour. Its status says what it waits for.",
     ),
@@ -59,7 +60,7 @@ ALERTS = (
         "5m",
         f"{_condition('Failed')} == 1",
         f"{RESOURCE} has failed",
-        "It will not become Ready without a change. Its status says why.",
+        "Its spec cannot be honoured, and its status says why. What the last good one asked for goes on.",
     ),
     Alert(
         "PipeDecRestartLoop",

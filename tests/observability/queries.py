@@ -1,14 +1,16 @@
-"""Every query that people or Prometheus run: of the dashboards, the alerts, and the runbook."""
+"""The dashboards' queries, and the metrics that queries are of."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry, ProcessCollector
+
 from observability.__main__ import CHART
+from pipedec.metrics.reference import SECTIONS
 
 VARIABLES = {"$namespace": "lab", "$pipeline": "tiny", "$replica": ".*", "$__rate_interval": "10s"}
 _NAME = re.compile(r"\b(?:pipedec|process|python)_\w+|\bup\b")
@@ -41,5 +43,12 @@ def metrics_of(expression: str) -> set[str]:
     return set(_NAME.findall(_QUOTED.sub("", expression)))
 
 
-def runbook() -> Path:
-    return Path(__file__).parents[2] / "docs" / "runbook.md"
+def exported() -> set[str]:
+    """Names of everything that is scraped of the services."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    names = {"up", *(sample.name for family in registry.collect() for sample in family.samples)}
+    for family in (each for section in SECTIONS.values() for each in section):
+        suffixes = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
+        names |= {family.name + suffix for suffix in suffixes}
+    return names

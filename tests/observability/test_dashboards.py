@@ -11,12 +11,10 @@ import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from prometheus_client import CollectorRegistry, ProcessCollector
 
 from observability.__main__ import files
 from observability.layout import WIDTH
-from pipedec.metrics.reference import SECTIONS
-from tests.observability.queries import dashboards, metrics_of, panel_queries, panels
+from tests.observability.queries import dashboards, exported, metrics_of, panel_queries, panels
 
 DASHBOARDS = dashboards()
 _VARIABLE = re.compile(r"\$([a-z_]\w*)")
@@ -96,17 +94,6 @@ def test_variables_are_declared_before_they_are_used(dashboard: dict[str, Any]) 
         name for panel in panels(dashboard) for each in panel["targets"] for name in _VARIABLE.findall(each["expr"])
     }
     assert used - {"__rate_interval"} == {*declared} - {"datasource"}
-
-
-def exported() -> set[str]:
-    """Names of everything that is scraped of the services."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    names = {"up", *(sample.name for family in registry.collect() for sample in family.samples)}
-    for family in (each for section in SECTIONS.values() for each in section):
-        suffixes = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
-        names |= {family.name + suffix for suffix in suffixes}
-    return names
 
 
 def test_every_metric_is_exported_by_that_name() -> None:

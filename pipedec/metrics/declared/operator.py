@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipedec.metrics.family import Catalogue
 
 RESULTS = ("settled", "again", "error")
-CONDITIONS = ("Ready", "Available", "Progressing", "Degraded", "Failed")
+CONDITIONS = ("Ready", "Available", "Progressing", "Degraded", "Suspended", "Failed")
 CONDITION_STATES = ("True", "False", "Unknown")
 PHASES = ("Ready", "Progressing", "Degraded", "Suspended", "Failed", "Pending")
 STAGE_STATES = ("wanted", "ready")
