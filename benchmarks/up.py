@@ -31,10 +31,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """A running pipeline."""
+    """A running pipeline; `said` is every line that it has printed."""
 
     url: str
     parent: psutil.Process
+    said: list[str]
 
     def processes(self) -> dict[str, psutil.Process]:
         """Its services, by name."""
@@ -75,26 +76,26 @@ def services(parent: psutil.Process) -> dict[str, psutil.Process]:
 
 
 @contextmanager
-def running(resource: Mapping[str, Any]) -> Iterator[Up]:
+def running(resource: Mapping[str, Any], *options: str) -> Iterator[Up]:
     """Start a manifest, and end it. Raises `RuntimeError` with what it said if it does not start."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "manifest.yaml"
         manifest.write_text(yaml.safe_dump(dict(resource)))
-        command = [sys.executable, "-m", "pipedec.cli", "up", "-f", str(manifest), "--port", "0"]
+        command = [sys.executable, "-m", "pipedec.cli", "up", "-f", str(manifest), "--port", "0", *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
             assert up.stdout is not None
-            url = _wait_for_url(up.stdout)
-            rest = Thread(target=up.stdout.read)  # else it would wait for a reader one day
+            said: list[str] = []
+            url = _wait_for_url(up.stdout, said)
+            rest = Thread(target=said.extend, args=(up.stdout,))  # else it would wait for a reader one day
             rest.start()
             try:
-                yield Up(url, psutil.Process(up.pid))
+                yield Up(url, psutil.Process(up.pid), said)
             finally:
                 up.send_signal(signal.SIGINT)
                 rest.join()
 
 
-def _wait_for_url(lines: Iterable[str]) -> str:
-    said = []
+def _wait_for_url(lines: Iterable[str], said: list[str]) -> str:
     for line in lines:
         said.append(line)
         if found := re.search(r"served at (http://[\w.:]+)/v1", line):

@@ -7,7 +7,13 @@ written for vLLM need only another prefix. Labels are bounded: never a request i
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import choose_encoder
 
 from pipedec import __version__
@@ -16,6 +22,7 @@ from pipedec.metrics.declared.process import BUILD_INFO, Service
 
 def service_registry(service: Service) -> CollectorRegistry:
     """A registry that already tells of the process: version, memory, CPU, file descriptors, garbage collection."""
+    disable_created_metrics()  # a series beside each counter, with the time at which it began: the process has one
     registry = CollectorRegistry()
     BUILD_INFO.gauge(registry).labels(service, __version__).set(1)
     ProcessCollector(registry=registry)
