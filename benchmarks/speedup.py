@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.speedup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--stages", type=_numbers, default=(4, 8, 14), help="numbers of stages, e.g. 4,8,14 (the default)")
-    add("--policy", type=_policies, default=POLICIES, help="policies, e.g. none,adaptive (default: all)")
+    add("--stages", type=numbers, default=(4, 8, 14), help="numbers of stages, e.g. 4,8,14 (the default)")
+    add("--policy", type=policies, default=POLICIES, help="policies, e.g. none,adaptive (default: all)")
     add("--prompts", default="all", help='a file with a {"prompt": "..."} a line; all: the repository\'s own (default)')
     add("--split", choices=("train", "held-out"), help="only prompts of this split")
     add("--draft", default="emulated:0.76", help="layers:N, PATH, a URI, or emulated:A (default emulated:0.76)")
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--link-ms", type=float, default=0.5, help="of one message (default 0.5)")
     add("--rows-curve", type=Path, metavar="FILE", help='a stage\'s milliseconds by rows: {"1": 18.5, "64": 20}')
     add("--width", type=int, default=32, help="of pipedec: predictions per level (default 32)")
-    add("--static-widths", type=_numbers, default=STATIC_WIDTHS, help="of static-tree, to try (default 4,8,16,32)")
+    add("--static-widths", type=numbers, default=STATIC_WIDTHS, help="of static-tree, to try (default 4,8,16,32)")
     add("--children", type=int, default=16, help="proposals of the draft per node (default 16)")
     add("--record", type=Path, metavar="FILE", help="where the target's answers are kept (default: with the models)")
     add("--jobs", type=int, help="processes (default: one per core)")
@@ -65,14 +65,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    numbers = tuple(int(part) for part in text.split(","))
-    if min(numbers) < 1:
+def numbers(text: str) -> tuple[int, ...]:
+    """Numbers from 1 on, as an argument gives them."""
+    found = tuple(int(part) for part in text.split(","))
+    if min(found) < 1:
         raise argparse.ArgumentTypeError(f"{text}: numbers from 1 on, with commas between them")
-    return numbers
+    return found
 
 
-def _policies(text: str) -> tuple[PolicyName, ...]:
+def policies(text: str) -> tuple[PolicyName, ...]:
+    """Policies by name, as an argument gives them."""
     names = text.split(",")
     if unknown := [name for name in names if name not in POLICIES]:
         raise argparse.ArgumentTypeError(f"{unknown[0]}: choose from {', '.join(POLICIES)}")
@@ -136,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(_as_json(options, draft, transcripts, results)))
     else:
-        print_results(results, draft.label, draft.agreements(transcripts), _console())
+        print_results(results, draft.label, draft.agreements(transcripts), console())
     if options.plot:
         from benchmarks.pictures import plot_speedups
 
@@ -144,9 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+def console() -> Console:
+    """Where tables go."""
+    found = Console()
+    return found if found.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def _as_json(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pipedec.config import StageConfig
 from pipedec.errors import PipeDecError
@@ -13,10 +15,14 @@ from pipedec.metrics import service_registry
 from pipedec.metrics.stage import StageMetrics
 from pipedec.wire.sockets import Transport
 
+if TYPE_CHECKING:
+    from stage_service.assembly import LoadedStage
+
 _log = logging.getLogger("stage_service")
 
 
-def main() -> int:
+def main(adapt: Callable[[LoadedStage], LoadedStage] = lambda stage: stage) -> int:
+    """Serve until SIGTERM. `adapt` may put another worker in the place of the one that was loaded."""
     config = StageConfig.from_env()
     logging.basicConfig(level=config.log_level, format=f"%(asctime)s %(levelname)s stage {config.stage}: %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading; the loop then ends after its step
@@ -26,7 +32,7 @@ def main() -> int:
         _log.info("health on port %d", server.port)
         from stage_service.assembly import assemble, load_stage  # torch takes seconds: probes are answered meanwhile
 
-        stage = load_stage(config, health)
+        stage = adapt(load_stage(config, health))
         with Transport.open(config.keys_dir) as transport:
             loop = assemble(config, stage, transport, metrics, health)
             signal.signal(signal.SIGTERM, lambda *_: loop.stop())

@@ -1,0 +1,1 @@
+"""The comparison of policies with real processes and sockets, whose devices alone are emulated."""

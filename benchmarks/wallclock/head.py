@@ -1,0 +1,47 @@
+"""`python -m benchmarks.wallclock.head`: the draft service, with a draft of chosen quality and speed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from benchmarks.emulated import EmulatedDraft
+from benchmarks.wallclock.scene import Scene, hold
+from draft_service.__main__ import run
+from draft_service.assembly import load_models
+from draft_service.drafter import Children, Proposer
+from pipedec.config import DraftConfig
+from pipedec.wire.messages import Batch
+
+
+class HeldDraft:
+    """A draft that answers when the emulated device's time for its rows is over, not before."""
+
+    def __init__(self, inner: Proposer, seconds: Callable[[int], float]) -> None:
+        self._inner, self._seconds = inner, seconds
+        self.reset = inner.reset
+
+    def propose(self, batch: Batch) -> Sequence[Children]:
+        start = time.monotonic()
+        proposals = self._inner.propose(batch)
+        hold(start, self._seconds(batch.num_rows))
+        return proposals
+
+
+def main() -> None:
+    config, scene = DraftConfig.from_env(), Scene.from_environment()
+    logging.basicConfig(level=config.log_level)
+    models = load_models(config)
+    if models.draft is not None:
+        emulated = EmulatedDraft(scene.served(), scene.noise, scene.children)
+        models = replace(models, draft=HeldDraft(emulated, scene.device.draft_seconds))
+    gc.freeze()
+    asyncio.run(run(config, models))
+
+
+if __name__ == "__main__":
+    main()
