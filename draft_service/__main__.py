@@ -44,7 +44,6 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
         await stop.wait()
         if not running.done():
             await engine.drain(serving.drain_seconds, config.drain_notice)
-        live.close()
         closed.set()
         await serving_http
         head.stop()
