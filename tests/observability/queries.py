@@ -1,15 +1,17 @@
-"""The dashboards' queries, and the metrics that queries are of."""
+"""Every query that people run, of the dashboards and of the runbook; and the metrics that there are."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from observability.__main__ import CHART
+from observability.rules import RUNBOOK
 from pipedec.metrics.reference import SECTIONS
 
 VARIABLES = {"$namespace": "lab", "$pipeline": "tiny", "$replica": ".*", "$__rate_interval": "10s"}
@@ -52,3 +54,19 @@ def exported() -> set[str]:
         suffixes = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
         names |= {family.name + suffix for suffix in suffixes}
     return names
+
+
+def runbook() -> str:
+    return (Path(__file__).parents[2] / RUNBOOK).read_text()
+
+
+def runbook_sections() -> dict[str, str]:
+    """What it says of each alert, by name."""
+    parts = re.split(r"^## (PipeDec\w+)\n", runbook(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def runbook_queries() -> list[str]:
+    """PromQL in it: what is indented like a command, and is none."""
+    blocks = re.findall(r"^    (.+)$", "".join(runbook_sections().values()), flags=re.MULTILINE)
+    return [line for line in blocks if not line.startswith("kubectl ")]

@@ -10,7 +10,7 @@ import pytest
 from observability.alerts import EVERY
 from tests.observability.conftest import Watched
 from tests.observability.prometheus import Prometheus, eventually, promtool
-from tests.observability.queries import metrics_of, panel_queries
+from tests.observability.queries import metrics_of, panel_queries, runbook_queries
 
 
 def has_data(prometheus: Prometheus, expression: str) -> bool:
@@ -63,10 +63,15 @@ def test_every_alert_evaluates_and_watches_something(watched: Watched) -> None:
             assert prometheus.series(metric), f"{alert.name}: there is no {metric}"
 
 
+def test_every_query_of_the_runbook_evaluates(watched: Watched) -> None:
+    for query in runbook_queries():
+        watched.prometheus.query(query)
+
+
 def test_only_what_is_true_fires(watched: Watched) -> None:
-    """All is well here; that guesses of a random model are bad is the only thing to say."""
+    """All is well here, but that more clients ask than are served, which takes ten minutes to be worth a call."""
     firing = watched.prometheus.query('ALERTS{alertstate="firing"}')
-    assert {each["metric"]["alertname"] for each in firing} <= {"PipeDecQueueBuildup"}
+    assert {each["metric"]["alertname"] for each in firing} == set()
 
 
 def test_metrics_are_as_prometheus_wants_them(watched: Watched) -> None:

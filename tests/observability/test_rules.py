@@ -11,9 +11,9 @@ import yaml
 
 from observability.__main__ import CHART
 from observability.alerts import EVERY
-from observability.rules import RUNBOOK
+from pipedec.spec.crd import crd
 from tests.observability.prometheus import promtool
-from tests.observability.queries import exported, metrics_of
+from tests.observability.queries import exported, metrics_of, runbook, runbook_queries, runbook_sections
 
 CASES = sorted((Path(__file__).parent / "alerts").glob("*.yaml"))
 RULES = CHART / "rules" / "pipedec.yaml"
@@ -47,20 +47,13 @@ def test_every_metric_is_exported_by_that_name() -> None:
         assert metrics_of(alert.expression) <= exported(), alert.name
 
 
-def sections() -> dict[str, str]:
-    """The runbook's sections about alerts, by title."""
-    text = (Path(__file__).parents[2] / RUNBOOK).read_text()
-    parts = re.split(r"^## (PipeDec\w+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
 def test_the_runbook_has_a_section_for_every_alert() -> None:
-    assert list(sections()) == [alert.name for alert in EVERY]
+    assert list(runbook_sections()) == [alert.name for alert in EVERY]
     for alert in EVERY:
         assert alert.anchor == alert.name.lower()  # the anchor that Markdown gives its heading
 
 
-@pytest.mark.parametrize(("title", "text"), sections().items(), ids=sections())
+@pytest.mark.parametrize(("title", "text"), runbook_sections().items(), ids=runbook_sections())
 def test_a_section_says_what_it_means_and_what_to_do(title: str, text: str) -> None:
     parts = re.findall(r"^\*\*(Meaning|Impact|Diagnosis|Remedy)\.\*\* \S", text, flags=re.MULTILINE)
     assert parts == ["Meaning", "Impact", "Diagnosis", "Remedy"]
@@ -69,13 +62,17 @@ def test_a_section_says_what_it_means_and_what_to_do(title: str, text: str) -> N
     assert re.search(r"^    (?!kubectl )\S", diagnosis, flags=re.MULTILINE), "no query"
 
 
-def runbook_queries() -> list[str]:
-    """PromQL in the runbook: what is indented like a command and is none."""
-    blocks = re.findall(r"^    (.+)$", "".join(sections().values()), flags=re.MULTILINE)
-    return [line for line in blocks if not line.startswith(("kubectl ", "pipedec "))]
-
-
 def test_the_runbooks_queries_are_of_metrics_that_there_are() -> None:
     for query in runbook_queries():
         assert metrics_of(query)
         assert metrics_of(query) <= exported(), query
+
+
+def test_the_runbooks_fields_are_in_the_crd() -> None:
+    fields = set(re.findall(r"`spec\.([\w.]+)`", runbook()))
+    assert fields
+    schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    for field in fields:
+        place = schema
+        for name in field.split("."):
+            place = place["properties"][name]
