@@ -18,6 +18,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from benchmarks.comparison import OVERALL, Result
 from benchmarks.simulation import Span
+from benchmarks.step_time import StepTime, Variant
 from pipedec.policy import PolicyName
 
 COLOURS = {"none": "#8a8f98", "static-tree": "#d9a441", "pipedec": "#4c8fbd", "adaptive": "#c2413b"}
@@ -144,6 +145,33 @@ def _timeline(
     axes.set_ylabel("stage")
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
+
+
+VARIANT_COLOURS: dict[Variant, str] = {"eager": "#8a8f98", "static": "#4c8fbd", "kernel": "#c2413b"}
+
+
+def plot_step_times(times: Sequence[StepTime], what: str, file: Path) -> None:
+    """Milliseconds of a step against rows, a panel for each context; the bound below."""
+    contexts = dict.fromkeys(time.context for time in times)
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            1, len(contexts), figsize=(1 + 5 * len(contexts), 4.5), sharey=True, squeeze=False, layout="constrained"
+        )
+        for axes, context in zip(panels[0], contexts, strict=True):
+            here = [time for time in times if time.context == context]
+            for variant in dict.fromkeys(time.variant for time in here):
+                line = [(time.rows, time.queued) for time in here if time.variant == variant]
+                axes.plot(*zip(*line, strict=True), color=VARIANT_COLOURS[variant], marker="o", ms=4.5, label=variant)
+            axes.axhline(here[0].bound, color=INK, ls=":", lw=1.4, label="bound: its bytes, read once")
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sorted({time.rows for time in here}), [str(r) for r in sorted({t.rows for t in here})])
+            axes.set_title(f"context {context}", loc="left", fontsize=12)
+            axes.set_xlabel("rows")
+        panels[0][0].set_ylabel("milliseconds of a step")
+        panels[0][0].set_ylim(bottom=0)
+        panels[0][0].legend(frameon=False, fontsize=10)
+        figure.suptitle(what, x=0.01, ha="left", fontsize=14, weight="bold")
+        _save(figure, file)
 
 
 def _save(figure: Figure, file: Path) -> None:

@@ -33,14 +33,14 @@ class Drafter:
     """A draft model of any size that shares the target's vocabulary.
 
     `children`: proposals per node. `adjust`: applied to the logits [rows, vocabulary] of a batch's tree rows before
-    they are ranked; the benchmarks make drafts of a chosen quality with it.
+    they are ranked; the benchmarks make drafts of a chosen quality with it. `rank` gives children of hidden states.
     """
 
     def __init__(self, executor: SpanExecutor, children: int, adjust: Adjust | None = None) -> None:
         self._executor = executor
         self._children = children
         self._adjust = adjust
-        self._rank = executor.of_rows(lambda rows: self._likeliest(executor.head(rows)))
+        self.rank = executor.of_rows(lambda rows: self._likeliest(executor.head(rows)))
 
     def reset(self, num_slots: int) -> None:
         self._executor.reset()
@@ -52,7 +52,7 @@ class Drafter:
             return ()
         rows = hidden[batch.num_prefill :]
         if self._adjust is None:
-            best = self._rank(rows)
+            best = self.rank(rows)
         else:
             best = self._likeliest(self._adjust(batch, self._executor.head(rows)))
         tokens, values = self._executor.staging.download(*best)

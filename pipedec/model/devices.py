@@ -1,12 +1,47 @@
-"""Which device a span runs on."""
+"""Which device a span runs on, and whether it can in its dtype."""
 
 from __future__ import annotations
 
 import torch
 
+from pipedec.errors import ManifestError
+
+_BFLOAT16_CAPABILITY = (8, 0)  # of CUDA devices, from which on they compute in it themselves
+_FIELD = "PIPEDEC_DEVICE"
+
 
 def choose_device(name: str) -> torch.device:
-    """The torch device of that name; `auto` is an accelerator if there is one, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """The device called `cpu`, `cuda` (the first) or `cuda:N`; `auto` is a CUDA device if there is one, else the CPU.
+
+    Raises ManifestError for a device that is not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ManifestError(_FIELD, f"is {name!r}", "Write auto, cpu, cuda, or cuda:N")
+    if device.type == "cpu":
+        return device
+    if not available:
+        raise ManifestError(
+            _FIELD,
+            f"is {name!r}, but torch {torch.__version__} sees no CUDA device",
+            "Install a CUDA build of torch that fits the driver and give the process a GPU, or write cpu",
+        )
+    device = torch.device("cuda", device.index or 0)
+    if device.index >= torch.cuda.device_count():
+        raise ManifestError(_FIELD, f"is {name!r}, but there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def check_dtype(device: torch.device, dtype: torch.dtype, field: str) -> None:
+    """Raise ManifestError, naming the manifest's `field`, if the device does not compute in this dtype itself."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _BFLOAT16_CAPABILITY:
+            name = torch.cuda.get_device_name(device)
+            raise ManifestError(field, f"is bfloat16, which {name} does not compute in", "Write float16 or float32")

@@ -41,9 +41,7 @@ class Execution:
         if device.type != "cuda":
             return cls()
         if importlib.util.find_spec("triton") is None:
-            raise ModelError(
-                "on CUDA devices attention is a Triton kernel, but triton is not installed: pip install triton"
-            )
+            raise ModelError("on CUDA devices attention is a Triton kernel: install triton, as CUDA builds of torch do")
         return cls("triton", buckets, graphs=bool(buckets))
 
     def build(self, model: Span, num_slots: int) -> tuple[KVPool, Attention]:

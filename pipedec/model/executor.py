@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from pipedec.model.staging import make_staging
 from pipedec.model.static import CudaGraphs, Progress, Record, StaticRows, StaticSpan, plain
 from pipedec.model.table_attention import TableAttention
 from pipedec.wire.messages import Batch, Poison, Prefill
+
+_log = logging.getLogger(__name__)
 
 RowFunction = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
@@ -41,13 +44,7 @@ class SpanExecutor:
         self._contexts = Contexts(Limits(num_slots, model.vocab_size, model.max_context))
         self._layers = Layers(model)
         self._record: Record = CudaGraphs(model.device) if self.execution.graphs else plain
-        self._static: StaticSpan | None = None
-        if self.execution.buckets:
-            assert isinstance(self._attention, TableAttention)
-            self._static = StaticSpan(
-                model, self._layers, self._attention, self.execution.buckets, self.staging, self._record
-            )
-            self._static.prepare(progress)
+        self._static = self._prepared(progress)
 
     def reset(self) -> None:
         """Forget all requests: a new epoch begins."""
@@ -103,6 +100,24 @@ class SpanExecutor:
             return function
         like = torch.zeros(1, self.model.hidden_size, dtype=self.model.dtype, device=self.model.device)
         return StaticRows(function, like, self.execution.buckets, self._record)
+
+    def _prepared(self, progress: Progress) -> StaticSpan | None:
+        """The span's programs, if it has any. A family whose layers look at their numbers on the CPU, as to choose
+        experts, cannot be recorded, and is run layer by layer."""
+        if not self.execution.buckets:
+            return None
+        assert isinstance(self._attention, TableAttention)
+        static = StaticSpan(
+            self.model, self._layers, self._attention, self.execution.buckets, self.staging, self._record
+        )
+        try:
+            static.prepare(progress)
+        except RuntimeError as error:
+            if not self.execution.graphs or isinstance(error, torch.OutOfMemoryError):
+                raise
+            _log.warning("%s runs without CUDA graphs, slower: %s", self.model.architecture.name, error)
+            return None
+        return static
 
     def _check_hidden(self, hidden: torch.Tensor | None, count: int) -> None:
         if (hidden is None) != self.model.first:
