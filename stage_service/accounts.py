@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
-from prometheus_client import Counter
 
 from pipedec.metrics.declared.stage import State
 from pipedec.wire.messages import Batch, Commit
 
 
 class TimeByState:
-    """Adds the time that passes to the counter of the state it passes in."""
+    """Adds the time that passes to the seconds of the state it passes in."""
 
-    def __init__(self, counters: Mapping[State, Counter], clock: Callable[[], float] = time.monotonic) -> None:
-        self._counters, self._clock = counters, clock
+    def __init__(self, seconds: dict[State, float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
         self._state: State = "unformed"
         self._entered = self._counted = clock()
 
@@ -30,7 +29,7 @@ class TimeByState:
     def flush(self) -> None:
         """Count the time until now."""
         now = self._clock()
-        self._counters[self._state].inc(now - self._counted)
+        self._seconds[self._state] += now - self._counted
         self._counted = now
 
 

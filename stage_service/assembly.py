@@ -90,5 +90,5 @@ def assemble(
     row_bytes = None if offer.stage == 0 else offer.width * getattr(torch, offer.dtype).itemsize
     receiver = batch_receiver(transport, where, row_bytes=row_bytes, credits=offer.stages + 2)
     register = replace(offer, address=receiver.address)
-    metrics.describe(offer.layers, offer.dtype, stage.device)
+    metrics.holds(offer.layers, offer.dtype, stage.device)
     return StageLoop(stage.worker, register, transport, receiver, config.head_address, metrics, health)

@@ -83,9 +83,9 @@ class StageLoop:
         self._next_step = 0
         self._wanted = (NO_EPOCH, 0)  # the epoch and step that `Started` was last said of
         self._heard: deque[FromHead] = deque()  # while a step was under way
-        self._malformed = self._rejected = 0
+        self._malformed = 0
         self._stopping = False
-        metrics.kv_slots.set(register.slots)
+        metrics.kv_slots = register.slots
 
     def stop(self) -> None:
         """Makes `run` return after the step under way. May be called from a signal handler or another thread."""
@@ -152,7 +152,7 @@ class StageLoop:
         self._next_step = 0
         self._control.send(self._session.join(formation.epoch))
         self._time.enter("idle")
-        self._metrics.formations.inc()
+        self._metrics.formations += 1
         self._report()
         _log.info("joined epoch %d: %d KV slots, successor %s", formation.epoch, formation.slots, sender.address)
 
@@ -160,10 +160,10 @@ class StageLoop:
         frames = self._receiver.receive()
         if frames is None:
             return
-        self._metrics.received_bytes.inc(_num_bytes(frames))
+        self._metrics.received_bytes += _num_bytes(frames)
         batch, epoch = frames.batch, self._session.epoch
         if epoch == NO_EPOCH or batch.epoch != epoch or batch.step < self._next_step:
-            self._metrics.dropped["stale"].inc()
+            self._metrics.dropped["stale"] += 1
         elif batch.step > self._next_step:
             self._leave(f"step {batch.step} came, but {self._next_step} did not")
         else:
@@ -193,9 +193,9 @@ class StageLoop:
         self._times.add(rows, seconds)
         useful, useful_seconds = self._useful.add(batch, rows, seconds)
         self._metrics.step(rows, seconds)
-        self._metrics.useful_rows.inc(useful)
-        self._metrics.useful_seconds.inc(useful_seconds)
-        self._metrics.cancelled_rows.inc(batch.num_rows - rows)
+        self._metrics.useful_rows += useful
+        self._metrics.useful_seconds += useful_seconds
+        self._metrics.cancelled_rows += batch.num_rows - rows
 
     def _progress(self, done: float) -> None:
         """Between two layers: beat, hear of cancellations, and ask for the next batch while this one still computes.
@@ -225,7 +225,7 @@ class StageLoop:
         else:
             assert result.activation is not None, "a step ends in an activation or a verdict"
             frames = (header, *codec.encode_activation(result.activation))
-        self._metrics.sent_bytes.inc(sum(map(len, frames)))
+        self._metrics.sent_bytes += sum(map(len, frames))
         return self._sender.send(*frames)
 
     def _speak(self) -> None:
@@ -248,18 +248,16 @@ class StageLoop:
 
     def _report(self) -> None:
         malformed = self._receiver.malformed + self._control.malformed
-        self._metrics.dropped["malformed"].inc(malformed - self._malformed)
+        self._metrics.dropped["malformed"] += malformed - self._malformed
         self._malformed = malformed
-        rejected = self._receiver.rejected
-        self._metrics.unauthenticated.inc(rejected - self._rejected)
-        self._rejected = rejected
-        self._metrics.formed.set(self._session.epoch != NO_EPOCH)
-        self._metrics.epoch.set(self._session.epoch)
+        self._metrics.unauthenticated = self._receiver.rejected
+        self._metrics.formed = self._session.epoch != NO_EPOCH
+        self._metrics.epoch = self._session.epoch
         self._time.flush()
         self._health.reason = self._session.not_ready_reason()
 
     def _drop_impossible(self, what: str) -> None:
-        self._metrics.dropped["impossible"].inc()
+        self._metrics.dropped["impossible"] += 1
         _log.error("dropped in epoch %d: %s", self._session.epoch, what)
 
     def _leave(self, reason: str) -> None:

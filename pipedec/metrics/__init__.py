@@ -22,7 +22,8 @@ from pipedec.metrics.declared.process import BUILD_INFO, Service
 
 def service_registry(service: Service) -> CollectorRegistry:
     """A registry that already tells of the process: version, memory, CPU, file descriptors, garbage collection."""
-    disable_created_metrics()  # a series beside each counter, with the time at which it began: the process has one
+    # No series beside each counter with the time at which it began: the process tells it once.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     BUILD_INFO.gauge(registry).labels(service, __version__).set(1)
     ProcessCollector(registry=registry)

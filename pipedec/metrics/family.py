@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from pipedec.metrics.distribution import Distribution
+
 Kind = Literal["counter", "gauge", "histogram"]
+Samples = Iterable[tuple[tuple[str, ...], float | Distribution]]  # values of labels, and what was measured
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,19 +48,20 @@ class Family:
         assert self.kind == "histogram"
         return Histogram(self.name, self.text, tuple(self.labels), registry=registry, buckets=self.buckets)
 
-    # For a collector, which gives values when it is asked.
-
-    def counts(self) -> CounterMetricFamily:
-        assert self.kind == "counter"
-        return CounterMetricFamily(self.stem, self.text, labels=tuple(self.labels))
-
-    def values(self) -> GaugeMetricFamily:
-        assert self.kind == "gauge"
-        return GaugeMetricFamily(self.name, self.text, labels=tuple(self.labels))
-
-    def distributions(self) -> HistogramMetricFamily:
-        assert self.kind == "histogram"
-        return HistogramMetricFamily(self.name, self.text, labels=tuple(self.labels))
+    def metric(self, fixed: Sequence[str], samples: Samples) -> Metric:
+        """The metric with these samples, for a collector. `fixed` are the values of the first labels in all of them."""
+        if self.kind == "histogram":
+            histogram = HistogramMetricFamily(self.name, self.text, labels=tuple(self.labels))
+            for labels, value in samples:
+                assert isinstance(value, Distribution)
+                histogram.add_metric((*fixed, *labels), value.cumulative(), value.total)
+            return histogram
+        made = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        metric = made(self.stem, self.text, labels=tuple(self.labels))
+        for labels, value in samples:
+            assert not isinstance(value, Distribution)
+            metric.add_metric((*fixed, *labels), float(value))
+        return metric
 
 
 class Catalogue:

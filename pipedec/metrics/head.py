@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Metric
@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from pipedec.metrics.declared import head as declared
 from pipedec.metrics.distribution import Distribution
-from pipedec.metrics.family import Family
+from pipedec.metrics.family import Family, Samples
 
 
 @dataclass(slots=True)
@@ -68,9 +68,6 @@ class HeadState:
     steps: Mapping[int, float]
 
 
-Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels after the model's name, and the value
-
-
 class HeadMetrics(Collector):
     """Exports a head's counts and state as they are when Prometheus asks."""
 
@@ -87,27 +84,11 @@ class HeadMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         samples = {**_of_counts(self._counts), **_of_state(self._state()), declared.INFO: [((self._policy,), 1.0)]}
-        distributions = _distributions(self._counts)
-        for family in declared.families:
-            if family.kind == "histogram":
-                yield self._histogram(family, distributions[family])
-            else:
-                yield self._filled(family, samples[family])
-
-    def _filled(self, family: Family, samples: Samples) -> Metric:
-        metric = family.counts() if family.kind == "counter" else family.values()
-        for labels, value in samples:
-            metric.add_metric((self._model_name, *labels), float(value))
-        return metric
-
-    def _histogram(self, family: Family, distribution: Distribution) -> Metric:
-        metric = family.distributions()
-        metric.add_metric((self._model_name,), distribution.cumulative(), distribution.total)
-        return metric
+        return (family.metric((self._model_name,), samples[family]) for family in declared.families)
 
 
 def _of_counts(counts: HeadCounts) -> dict[Family, Samples]:
-    totals = {
+    totals: dict[Family, float | Distribution] = {
         declared.HITS: counts.hits,
         declared.MISSES: counts.misses,
         declared.BATCHES: counts.batches,
@@ -128,6 +109,11 @@ def _of_counts(counts: HeadCounts) -> dict[Family, Samples]:
         declared.EPOCHS_LOST: counts.epochs_lost,
         declared.STALE_VERDICTS: counts.stale_verdicts,
         declared.REFUSED_REGISTRATIONS: counts.refused_registrations,
+        declared.TREE_NODES: counts.tree_nodes,
+        declared.TREE_DEPTH: counts.tree_depth,
+        declared.BATCH_ROWS: counts.batch_rows,
+        declared.ROUND_TRIP: counts.round_trip,
+        declared.DRAFT_SECONDS: counts.draft_seconds,
     }
     samples: dict[Family, Samples] = {family: [((), total)] for family, total in totals.items()}
     positions = zip(declared.POSITIONS, counts.accepted, strict=True)
@@ -156,14 +142,4 @@ def _of_state(state: HeadState) -> dict[Family, Samples]:
         declared.HEARTBEAT_AGE: [((str(stage),), seconds) for stage, seconds in enumerate(state.heard)],
         declared.STAGE_STEP: [((str(stage),), seconds) for stage, seconds in sorted(state.steps.items())],
         declared.PLAIN_TOKEN: [((), sum(state.steps.values()))] if complete else [],
-    }
-
-
-def _distributions(counts: HeadCounts) -> dict[Family, Distribution]:
-    return {
-        declared.TREE_NODES: counts.tree_nodes,
-        declared.TREE_DEPTH: counts.tree_depth,
-        declared.BATCH_ROWS: counts.batch_rows,
-        declared.ROUND_TRIP: counts.round_trip,
-        declared.DRAFT_SECONDS: counts.draft_seconds,
     }

@@ -41,7 +41,7 @@ def head_state() -> HeadState:
 def of_stage() -> CollectorRegistry:
     registry = service_registry("stage")
     metrics = StageMetrics(registry, 0)
-    metrics.describe((0, 4), "float32", "cpu")
+    metrics.holds((0, 4), "float32", "cpu")
     return registry
 
 
