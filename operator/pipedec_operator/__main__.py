@@ -19,7 +19,7 @@ from pipedec_operator.cluster import connect
 from pipedec_operator.handlers import Keeper, Key, register, settings
 from pipedec_operator.manifests import Setting
 from pipedec_operator.metrics import OperatorMetrics
-from pipedec_operator.reconcile import Reconciler
+from pipedec_operator.reconcile import Reconciler, with_optional_kinds
 from pipedec_operator.reports import Reports
 
 
@@ -30,6 +30,12 @@ def main(
     own_namespace: Annotated[
         str, typer.Option(envvar="POD_NAMESPACE", help="Where this runs; network policies let it ask draft pods.")
     ] = "",
+    pod_monitor_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A label of every PodMonitor, by which a Prometheus selects it. May be repeated.", metavar="KEY=VALUE"
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Where /healthz, /readyz and /metrics listen.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(help="Their port; 0: any free one.")] = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Resources worked on at the same time.")] = 4,
@@ -37,6 +43,7 @@ def main(
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Keep every PipeDecDeployment."""
+    labels = dict(map(_label, pod_monitor_label or ()))
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(max(logging.getLevelName(log_level), logging.WARNING))
     registry = service_registry("operator")
@@ -44,19 +51,26 @@ def main(
     cluster = connect(metrics.count_call)
     if cluster.first_known((names.RESOURCE,)) is None:
         raise PipeDecError(f"this cluster does not know {names.PLURAL}.{names.GROUP}; apply crds/ first")
-    setting = Setting(
+    given = Setting(
         stage_image=stage_image,
         draft_image=draft_image,
         version=__version__,
         namespace=own_namespace,
-        disruption_budget=cluster.first_known(names.DISRUPTION_BUDGETS),
-        pod_monitor=cluster.first_known(names.POD_MONITORS),
+        pod_monitor_labels=labels,
     )
+    setting = with_optional_kinds(given, cluster)
     reports: Reports[Key] = Reports()
     keeper = Keeper(Reconciler(cluster, setting, reports.answers), metrics, resync_seconds, reports)
     health = Health()
     with HealthServer(host, port, health, registry):
         asyncio.run(_serve(keeper, setting, workers, health, namespace or []))
+
+
+def _label(given: str) -> tuple[str, str]:
+    key, equals, value = given.partition("=")
+    if not key or not equals:
+        raise PipeDecError(f"--pod-monitor-label {given}: give a KEY=VALUE")
+    return key, value
 
 
 async def _serve(keeper: Keeper, setting: Setting, workers: int, health: Health, namespaces: list[str]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from pipedec.spec import PipeDecDeployment
 from pipedec_operator import names, pods
@@ -24,6 +24,7 @@ class Setting:
     namespace: str = ""  # of the operator, which asks draft pods how they are; empty: outside the cluster
     disruption_budget: Kind | None = None
     pod_monitor: Kind | None = None
+    pod_monitor_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -56,7 +57,7 @@ def children(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys_h
     if setting.disruption_budget:
         wanted.append(_disruption_budget(resource, setting.disruption_budget))
     if setting.pod_monitor:
-        wanted.append(_pod_monitor(resource, setting.pod_monitor))
+        wanted.append(_pod_monitor(resource, setting.pod_monitor, setting.pod_monitor_labels))
     order = [kind.kind for kind in setting.kinds]
     return sorted(_adopted(wanted, resource, owner, setting), key=lambda child: order.index(child["kind"]))
 
@@ -205,7 +206,7 @@ def _disruption_budget(resource: PipeDecDeployment, kind: Kind) -> Object:
     return _object(kind, name, spec={"maxUnavailable": 1, "selector": {"matchLabels": names.selector(name)}})
 
 
-def _pod_monitor(resource: PipeDecDeployment, kind: Kind) -> Object:
+def _pod_monitor(resource: PipeDecDeployment, kind: Kind, labels: Mapping[str, str]) -> Object:
     """Series carry the pipeline, replica and stage that they are of, beside the namespace and pod that a PodMonitor
     gives; what a program says of these itself (the head tells of every stage) goes before."""
     name = resource.metadata.name
@@ -222,4 +223,6 @@ def _pod_monitor(resource: PipeDecDeployment, kind: Kind) -> Object:
         "selector": {"matchLabels": names.selector(name)},
         "podMetricsEndpoints": [{"port": port, **endpoint} for port in ("http", "metrics")],
     }
-    return _object(kind, name, spec=spec)
+    monitor = _object(kind, name, spec=spec)
+    monitor["metadata"]["labels"] = dict(labels)
+    return monitor

@@ -116,6 +116,14 @@ def test_the_operator_is_scraped_as_the_dashboards_expect() -> None:
     assert OPERATOR_ENDPOINT["port"] in [port["name"] for port in template["spec"]["containers"][0]["ports"]]
 
 
+def test_pipelines_are_scraped_by_the_same_prometheus() -> None:
+    labels = "metrics.podMonitor.labels.release=prometheus"
+    (deployment,) = of_kind(render(labels), "Deployment")
+    assert "--pod-monitor-label=release=prometheus" in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    (monitor,) = of_kind(render(labels, "metrics.podMonitor.enabled=true"), "PodMonitor")
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
 def test_a_digest_goes_before_a_tag() -> None:
     digest = "sha256:" + "0" * 64
     (deployment,) = of_kind(render("image.tag=x", f"image.digest={digest}"), "Deployment")

@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from pipedec.config import DraftConfig, StageConfig
+from pipedec.errors import PipeDecError
 from pipedec.spec import load_manifest, parse_manifest
 from pipedec_operator import manifests, names
+from pipedec_operator.__main__ import main
 from pipedec_operator.manifests import Setting
 from pipedec_operator.names import Object
 from tests.control_plane.samples import KEYS_HASH, OWNER, SETTING, children, manifest, resource, workloads
@@ -206,3 +208,14 @@ def test_every_name_of_the_longest_resource_fits() -> None:
     ]
     # A pod adds "-<10 of its ReplicaSet>-<5 of its own>" and is the host name, cut off at 63 without harm.
     assert all(len(name) <= 63 for name in (*made, names.workload("n" * 40, 63, 63)))
+
+
+def test_pod_monitors_carry_the_labels_that_a_prometheus_selects_by() -> None:
+    found = children(replace(SETTING, pod_monitor_labels={"release": "prometheus"}))["PodMonitor/lion"]
+    assert found["metadata"]["labels"].items() > {"release": "prometheus", names.DEPLOYMENT: "lion"}.items()
+    assert found["metadata"]["annotations"] != children()["PodMonitor/lion"]["metadata"]["annotations"]
+
+
+def test_a_label_that_is_none_is_refused() -> None:
+    with pytest.raises(PipeDecError, match="--pod-monitor-label release: give a KEY=VALUE"):
+        main("example/stage:1", "example/draft:1", pod_monitor_label=["release"])
