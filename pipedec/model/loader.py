@@ -40,12 +40,15 @@ class SpanModel(Span):
         device: torch.device | str = "cpu",
         first: bool | None = None,
         last: bool | None = None,
+        ends: Path | None = None,
         progress: Progress | None = None,
     ) -> SpanModel:
         """Read layers [start, end) of the model in folder `path`.
 
         `first` and `last` default to whether the span touches the model's ends; (0, n) with both set is the
-        model cut to its first n layers. Raises ModelError that names the file or tensor and the remedy.
+        model cut to its first n layers. An embedding or head that the checkpoint lacks is read from that of the model
+        in `ends`, as by a draft that shares its target's. Raises ModelError that names the file or tensor and the
+        remedy.
         """
         shape, architecture, device = model_shape(path), build_on_meta(path, dtype), torch.device(device)
         start, end = layers
@@ -56,25 +59,35 @@ class SpanModel(Span):
         last = end == count if last is None else last
         kept: list[nn.Module] = list(architecture.layers[start:end])
         kept += [architecture.embedding] * first + [architecture.norm, architecture.lm_head] * last
-        _fill(path, architecture.lm, kept, dtype, device, progress)
+        tensors = _borrowed(architecture, ends) | checkpoint_tensors(path)
+        _fill(path, architecture.lm, kept, tensors, dtype, device, progress)
         for module in [architecture.base, *kept]:
-            _compute_rotary(architecture.lm, module, device)
+            compute_rotary(architecture.lm, module, device)
         _refuse_unfilled(architecture, kept)
         span = cls(architecture, (start, end), first, last, dtype, device, shape.max_context)
         check_conformance(span)
         return span
 
 
+def _borrowed(architecture: Architecture, ends: Path | None) -> dict[str, TensorInfo]:
+    """The tensors of another model's embedding and head; of a tied one, of the embedding for both."""
+    if ends is None:
+        return {}
+    outer = (architecture.embedding, architecture.lm_head)
+    names = tuple(f"{name}." for name, module in architecture.lm.named_modules() if module in outer)
+    return {name: tensor for name, tensor in checkpoint_tensors(ends).items() if name.startswith(names)}
+
+
 def _fill(
     path: Path,
     lm: PreTrainedModel,
     kept: Sequence[nn.Module],
+    tensors: dict[str, TensorInfo],
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress | None,
 ) -> None:
     """Give every parameter and persistent buffer of the kept modules its tensor, one at a time."""
-    tensors = checkpoint_tensors(path)
     sources = _sources(path, lm, kept, tensors)
     _refuse_conversion(path, lm, sources)
     by_file: dict[Path, list[str]] = defaultdict(list)
@@ -100,10 +113,10 @@ def _casts(lm: PreTrainedModel, name: str) -> bool:
 def _read(file: Path, name: str, dtype: torch.dtype | None, device: torch.device) -> torch.Tensor:
     # The file is mapped anew for each tensor: pages that were read stay resident for as long as the mapping does.
     try:
-        with safe_open(file, framework="pt", device="cpu") as opened:
+        with safe_open(file, framework="pt", device=str(device)) as opened:
             tensor: torch.Tensor = opened.get_tensor(name)
             cast = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            return tensor.to(device=device, dtype=cast, copy=True)
+            return tensor.to(cast, copy=device.type == "cpu")
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file}: tensor {name!r} cannot be read ({error}); download it again") from error
 
@@ -154,13 +167,13 @@ def _assign(path: Path, name: str, owner: nn.Module, attribute: str, value: torc
         owner._buffers[attribute] = value
 
 
-def _compute_rotary(lm: PreTrainedModel, parent: nn.Module, device: torch.device) -> None:
+def compute_rotary(lm: PreTrainedModel, parent: nn.Module, device: torch.device) -> None:
     """Rotary frequencies are in no checkpoint: build each such module anew, off the meta device."""
     for name, child in list(parent.named_children()):
         if "RotaryEmbedding" in type(child).__name__:
             setattr(parent, name, type(child)(config=lm.config).to(device))
         elif not isinstance(child, nn.ModuleList) or parent is not lm.base_model:
-            _compute_rotary(lm, child, device)
+            compute_rotary(lm, child, device)
 
 
 def _refuse_unfilled(architecture: Architecture, kept: Sequence[nn.Module]) -> None:
