@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from pipedec.metrics.declared.stage import State
 from pipedec.wire.messages import Batch, Commit
 
@@ -36,19 +34,20 @@ class TimeByState:
 class UsefulRows:
     """Rows that became tokens, and the time they took: known when the head has their slots committed.
 
-    A step's time is split evenly over its rows, and each tree row's share kept with its slot until then. `num_slots`
-    bounds the slots that batches name.
+    A step's time is split evenly over its rows, and each tree row's share kept with its slot until then, or until the
+    slot is computed for another row.
     """
 
-    def __init__(self, num_slots: int) -> None:
-        self._seconds = np.zeros(num_slots)
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}  # by slot
 
     def add(self, batch: Batch, rows: int, seconds: float) -> tuple[int, float]:
         """A step is over, in which so many rows were computed: how many are now known to be useful, and their time."""
         committed = [slot for op in batch.ops if isinstance(op, Commit) for slot in op.slots]
-        useful_seconds = float(self._seconds[committed].sum()) if committed else 0.0
+        useful_seconds = sum(self._seconds.pop(slot, 0.0) for slot in committed)
         if not rows:
             return len(committed), useful_seconds
         prefilled, share = batch.num_prefill, seconds / rows
-        self._seconds[batch.rows.slot] = share  # of rows that were not computed too: they are never committed
+        # Also of rows that were not computed: they are never committed.
+        self._seconds.update(dict.fromkeys(batch.rows.slot.tolist(), share))
         return len(committed) + prefilled, useful_seconds + prefilled * share

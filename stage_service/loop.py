@@ -73,7 +73,7 @@ class StageLoop:
         self._worker, self._transport, self._receiver = worker, transport, receiver
         self._head_address, self._metrics, self._health = head_address, metrics, health
         self._session = Session(register)
-        self._times, self._useful = StepTimes(), UsefulRows(register.slots)
+        self._times, self._useful = StepTimes(), UsefulRows()
         self._time = TimeByState(metrics.seconds)
         self._wakeup = Wakeup()
         self._control = self._call_head()

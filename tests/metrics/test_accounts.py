@@ -65,7 +65,7 @@ def row(slot: int) -> Row:
 
 
 def test_rows_are_useful_once_they_are_committed() -> None:
-    useful = UsefulRows(num_slots=16)
+    useful = UsefulRows()
     prompt = Batch(7, 0, (Open(1, SamplingParams(), 3), Prefill(1, 0, (4, 5), (0, 1))), Rows.of([row(2), row(3)]))
     assert useful.add(prompt, rows=4, seconds=8.0) == (2, 4.0)  # the two of the prompt, at once
     assert useful.add(Batch(7, 1, (Commit(1, (2,)),), Rows.of([row(4), row(5)])), rows=1, seconds=3.0) == (1, 2.0)
@@ -73,7 +73,7 @@ def test_rows_are_useful_once_they_are_committed() -> None:
 
 
 def test_a_slot_that_is_used_again_is_of_its_newest_row() -> None:
-    useful = UsefulRows(num_slots=16)
+    useful = UsefulRows()
     useful.add(Batch(7, 0, (), Rows.of([row(2)])), rows=1, seconds=50.0)  # wasted
     useful.add(Batch(7, 1, (), Rows.of([row(2)])), rows=1, seconds=1.0)
     assert useful.add(Batch(7, 2, (Commit(1, (2,)),)), rows=0, seconds=0.0) == (1, 1.0)
