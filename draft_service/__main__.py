@@ -28,7 +28,7 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with Transport.open(config.keys_dir) as transport:
         head = assemble_head(config, models, transport, registry)
-        app, engine = assemble_app(config, models, head, registry)
+        app, engine, live = assemble_app(config, models, head, registry)
         running = asyncio.create_task(asyncio.to_thread(head.run))
         running.add_done_callback(lambda _: stop.set())
         serving_http = asyncio.create_task(
@@ -44,6 +44,7 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
         await stop.wait()
         if not running.done():
             await engine.drain(serving.drain_seconds, config.drain_notice)
+        live.close()
         closed.set()
         await serving_http
         head.stop()

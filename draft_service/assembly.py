@@ -16,6 +16,8 @@ from draft_service.drafter import Drafter, Proposer
 from draft_service.engine import PipelineEngine
 from draft_service.formation import Members
 from draft_service.generation import EngineInfo
+from draft_service.live.broadcast import Broadcast
+from draft_service.live.frames import About
 from draft_service.loop import Head, Links
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.text import Tokenizer, load_tokenizer
@@ -145,9 +147,10 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
 
 def assemble_app(
     config: DraftConfig, models: LoadedModels, head: Head, registry: CollectorRegistry
-) -> tuple[FastAPI, PipelineEngine]:
-    """The endpoint over a head. Needs a running event loop."""
-    serving = models.resource.spec.serving
+) -> tuple[FastAPI, PipelineEngine, Broadcast]:
+    """The endpoint over a head, and what its live page shows. Needs a running event loop."""
+    spec = models.resource.spec
+    serving = spec.serving
     engine = PipelineEngine(
         models.info,
         head,
@@ -156,7 +159,12 @@ def assemble_app(
     )
     metrics = RequestMetrics(registry, models.resource.served_name)
     key = _api_key(config.api_key_file)
-    return create_app(engine, models.tokenizer, metrics, api_key=key, health=head.health), engine
+    show_text = serving.live_page.show_text if config.live_text is None else config.live_text
+    text = models.tokenizer.token_text if show_text else None
+    live = Broadcast(head, About(models.resource.served_name, models.split, spec.policy, text))
+    shown = live if serving.live_page.enabled else None
+    app = create_app(engine, models.tokenizer, metrics, api_key=key, health=head.health, live=shown)
+    return app, engine, live
 
 
 def _api_key(file: Path | None) -> str | None:

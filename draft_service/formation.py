@@ -134,6 +134,10 @@ class Members:
         members = [self._members.get(stage) for stage in range(self.stages)]
         return [math.inf if member is None else now - member.seen for member in members]
 
+    def missing(self, now: float) -> tuple[int, ...]:
+        """The stages that are not there: not registered, silent or unreachable."""
+        return tuple(stage for stage in range(self.stages) if not self._present(stage, now))
+
     def receive(self, peer: bytes, message: FromStage, now: float) -> list[Action]:
         """Any message of a stage; each is a sign of life. Replays and messages of older epochs change nothing."""
         if isinstance(message, Register):

@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from draft_service.drafter import Proposer
 from draft_service.formation import Action, EpochBegun, EpochLive, EpochLost, Members, Send
 from draft_service.generation import GenerationRequest
+from draft_service.live.tap import Tap
 from draft_service.scheduler import Output, Scheduler
 from draft_service.speculation import Speculation
+from draft_service.status import HeadStatus
 from draft_service.transit import Patience, Transit
 from pipedec.cost import StepCost
 from pipedec.errors import PipeDecError, ProtocolError, UnavailableError
@@ -34,20 +36,6 @@ PATIENCE_SECONDS = (10.0, 120.0)  # for a batch in the pipeline: at least, and a
 Fail = Callable[[PipeDecError, int | None], None]  # ends the request of this key, or every one
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HeadStatus:
-    """Where the pipeline stands; replaced as a whole, so that any thread may read it.
-
-    `reason` says why it is not ready, `degraded` why it decodes without speculation; empty when it is and does.
-    """
-
-    ready: bool = False
-    ever_ready: bool = False
-    epoch: int = 0
-    reason: str = "starting"
-    degraded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +83,7 @@ class Head:
         self._deliver: Callable[[Sequence[Output]], None] = lambda outputs: None
         self._fail: Fail = lambda error, key: None
         self.status = HeadStatus()
+        self.tap = Tap(members.stages)
         self.health = Health()
 
     # What other threads may call.
@@ -112,6 +101,15 @@ class Head:
     def stop(self) -> None:
         """Tell the stages, and end `run`."""
         self._note(self._stop)
+
+    def watch(self, wanted: bool) -> None:
+        """Whether `tap` is to be filled from now on; asking anew begins anew."""
+        tap, running = self.tap, self._scheduler.running
+        self._note(lambda: tap.open(time.monotonic(), running.values()) if wanted else tap.close())
+
+    def running(self) -> tuple[int, ...]:
+        """The requests in the pipeline, by the ids that messages give them."""
+        return tuple(self._scheduler.running)
 
     def state(self) -> HeadState:
         """For the metrics; a reading that is one turn old at most."""
@@ -177,7 +175,8 @@ class Head:
             self._speculation.tick(now)
             self.status = replace(self.status, degraded=self._speculation.degraded)
         if not self._members.live:
-            self.status = replace(self.status, ready=False, reason=self._members.waiting_for(now))
+            waiting, missing = self._members.waiting_for(now), self._members.missing(now)
+            self.status = replace(self.status, ready=False, reason=waiting, missing=missing)
 
     def _receive_control(self) -> None:
         while (received := self._links.control.receive()) is not None:
@@ -186,6 +185,7 @@ class Head:
                 self._scheduler.on_started(message.step)
             if isinstance(message, Heartbeat) and self._cost is not None and message.stage < self._members.stages:
                 self._cost.observe(message.stage, message.seconds)
+                self.tap.beat(time.monotonic(), message.stage, message.seconds)
             self._act(self._members.receive(peer, message, time.monotonic()))
 
     def _receive_verdicts(self) -> None:
@@ -206,6 +206,8 @@ class Head:
         now = time.monotonic()
         try:
             if verdict.epoch == self._scheduler.epoch and self._transit.answered(verdict.step, now):
+                if self.tap.watched:
+                    self.tap.add(now, verdict)
                 return True
         except ProtocolError as error:
             self._act(self._members.abandon(f"a verdict is lost: {error}", now))
@@ -229,6 +231,7 @@ class Head:
                     self._scheduler.stop_epoch()
                     self._transit.clear()
                     self._scheduler.counts.epochs_lost += 1
+                    self.tap.lost(time.monotonic(), epoch, reason)
                     self.status = replace(self.status, ready=False, reason=reason)
 
     def _connect(self, address: str) -> None:
@@ -241,9 +244,11 @@ class Head:
             return self._members.abandon("stage 0 cannot be reached on its data address", time.monotonic())
         _log.info("epoch %d is live: %d stages, %d KV slots", epoch, self._members.stages, slots)
         self._scheduler.start_epoch(epoch, slots)
+        self.tap.live(time.monotonic())
         if self._speculation is not None:
             self._speculation.begin(slots)
-        self.status = replace(self.status, epoch=epoch, ready=self.status.ever_ready, reason="warming up")
+        ready = self.status.ever_ready
+        self.status = replace(self.status, epoch=epoch, ready=ready, reason="warming up", missing=())
         if not self.status.ever_ready:
             self._scheduler.abort(WARM_UP)
             self._scheduler.submit(WARM_UP, GenerationRequest(prompt=(0, 0), max_tokens=1))
@@ -262,7 +267,9 @@ class Head:
             assert self._sender is not None
             self._admit()
             if self._sender.send(codec.encode(batch)):
-                self._transit.sent(batch.step, batch.num_rows, time.monotonic())
+                self._transit.sent(batch.step, batch.num_rows, now := time.monotonic())
+                if self.tap.watched:
+                    self.tap.add(now, batch)
             else:
                 self._act(self._members.abandon("stage 0 does not take batches", time.monotonic()))
         if self._speculation is not None:

@@ -58,6 +58,10 @@ class Tokenizer:
         """The text of tokens; special tokens have none."""
         return self._backend.decode(tokens, skip_special_tokens=True)
 
+    def token_text(self, token: int) -> str:
+        """A token for a person to look at, alone; special ones and parts of characters too."""
+        return self.token_bytes(token).decode(errors="replace")
+
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes that one token stands for, perhaps only a part of a character."""
         if token in self._added:

@@ -174,6 +174,10 @@ class DraftConfig(ProcessConfig):
         Path | None,
         Variable("PIPEDEC_API_KEY_FILE", "File with the key clients must send. Default: none is asked for.", _path),
     ] = None
+    live_text: Annotated[
+        bool | None,
+        Variable("PIPEDEC_LIVE_TEXT", "1: the live page shows texts, 0: it does not. Default: the manifest's.", _flag),
+    ] = None
 
 
 def model_cache(environ: Mapping[str, str] = os.environ) -> Path:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 import pipedec
 from draft_service.api.admission import Admission, Admitter
 from draft_service.api.errors import install_error_handlers
+from draft_service.api.live import live_routes
 from draft_service.api.middleware import BearerAuth, BodyLimit, RequestEnvelope
 from draft_service.api.openai_types import ChatBody, CompletionBody, GenerationBody, StreamOptions
 from draft_service.api.openapi import DocumentedApp, Responses, answer, errors
@@ -30,6 +31,7 @@ from draft_service.api.run import Run
 from draft_service.api.streaming import ClientGone, EventStream, while_connected
 from draft_service.api.transcript import Delta
 from draft_service.generation import Engine
+from draft_service.live.broadcast import Broadcast
 from draft_service.text import Tokenizer
 from pipedec.errors import RequestError, UnavailableError
 from pipedec.health import Health
@@ -50,8 +52,10 @@ def create_app(
     api_key: str | None = None,
     max_body_bytes: int = 1 << 20,
     health: Health | None = None,
+    live: Broadcast | None = None,
 ) -> FastAPI:
-    """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; `api_key`, if set, guards `/v1`.
+    """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; `api_key`, if set, guards `/v1`. With
+    `live` there is a page at `/` that shows it.
 
     `/health` also fails when `health` does: an endpoint that answers before a head that hangs is of no use.
     """
@@ -71,6 +75,8 @@ def create_app(
     endpoint = Endpoint(engine, tokenizer, metrics, health or Health())
     app.include_router(_service_routes(endpoint))
     app.include_router(_openai_routes(endpoint, with_key=api_key is not None))
+    if live is not None:
+        app.include_router(live_routes(live))
     return app
 
 

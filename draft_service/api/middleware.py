@@ -58,13 +58,15 @@ class RequestEnvelope:
 
 
 class BearerAuth:
-    """Lets nobody without the key into `/v1`; health and metrics stay open, for probes have no key."""
+    """Lets nobody without the key into `/v1`, or see the pipeline at work. Health and metrics stay open, for probes
+    have no key, and so does the page that asks a person for it."""
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self._app, self._expected = app, f"bearer {api_key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and f"{scope['path']}/".startswith("/v1/") and not self._authorized(scope):
+        locked = scope["type"] == "http" and f"{scope['path']}/".startswith(("/v1/", "/live/events/"))
+        if locked and not self._authorized(scope):
             message = "a valid API key is needed, as Authorization: Bearer <key>"
             refusal = error_response(HTTPException(401, message, {"www-authenticate": "Bearer"}))
             return await refusal(scope, receive, send)

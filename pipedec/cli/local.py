@@ -15,7 +15,7 @@ from pipedec.cli.ports import LOOPBACK, available, free_ports
 from pipedec.cli.supervisor import Program
 from pipedec.config import DraftConfig, ProcessConfig, StageConfig, child_environment
 from pipedec.errors import ManifestError
-from pipedec.spec import PipeDecDeployment, PodSettings, parse_manifest
+from pipedec.spec import DeploymentSpec, PipeDecDeployment, PodSettings, parse_manifest
 from pipedec.wire.keys import generate_keys
 
 
@@ -30,6 +30,8 @@ class Local:
     devices: tuple[str, ...] = ()
     """Torch devices, dealt out in turn to the draft and the stages."""
     log_level: str = "INFO"
+    show_text: bool | None = None
+    """Whether the live page shows texts; None: as the manifest says, else to those who are on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def plan_processes(manifest: PipeDecDeployment, run: Path, cache: Path, local: L
         http_host=local.host,
         http_port=port,
         api_key_file=local.api_key_file,
+        live_text=_live_text(spec, local),
     )
     programs, base = [_program("draft", "draft_service", head, spec.draft)], f"http://{_reachable(local.host)}:{port}"
     probes, health = {"draft": f"{base}/ready"}, {"draft": f"{base}/health"}
@@ -129,6 +132,12 @@ def with_policy(manifest: PipeDecDeployment, policy: str | None) -> PipeDecDeplo
     data = manifest.model_dump(mode="json", by_alias=True, exclude_none=True)
     data["spec"]["speculation"]["policy"] = policy
     return parse_manifest(data)
+
+
+def _live_text(spec: DeploymentSpec, local: Local) -> bool | None:
+    if local.show_text is None and spec.serving.live_page.show_text is None and local.host == LOOPBACK:
+        return True
+    return local.show_text
 
 
 def _program(name: str, module: str, config: ProcessConfig, pod: PodSettings | None) -> Program:

@@ -41,6 +41,13 @@ def up(
         list[str] | None,
         typer.Option(help="Torch device such as cuda:0; given several times, dealt out to the draft, then the stages."),
     ] = None,
+    show_text: Annotated[
+        bool | None,
+        typer.Option(
+            "--show-text/--no-show-text",
+            help="Show texts on the live page; else as the manifest says, or where only this machine can reach it.",
+        ),
+    ] = None,
     restart: Annotated[bool, typer.Option(help="Start a process again that ended by itself.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all log lines of all processes.")] = False,
 ) -> None:
@@ -52,12 +59,12 @@ def up(
         pipedec up -f examples/smollm2.yaml
     """
     manifest = with_policy(load_manifest(file), policy)
-    local = Local(host, port, api_key_file, tuple(device or ()), "INFO" if verbose else "WARNING")
+    local = Local(host, port, api_key_file, tuple(device or ()), "INFO" if verbose else "WARNING", show_text)
 
     with local_pipeline(manifest, local) as pipeline:
 
         async def announce() -> None:
-            notes.print(_greeting(pipeline, api_key_file))
+            notes.print(_greeting(pipeline, manifest.spec.serving.live_page.enabled, api_key_file))
             await asyncio.Event().wait()
 
         asyncio.run(serve(pipeline, announce, restart=restart, verbose=verbose))
@@ -84,7 +91,7 @@ def _with_models(manifest: PipeDecDeployment, cache: Path) -> PipeDecDeployment:
     return with_folders(manifest, target, draft)
 
 
-def _greeting(pipeline: LocalPipeline, api_key_file: Path | None) -> str:
+def _greeting(pipeline: LocalPipeline, live_page: bool, api_key_file: Path | None) -> str:
     body = json.dumps(
         {
             "model": pipeline.served_name,
@@ -93,8 +100,9 @@ def _greeting(pipeline: LocalPipeline, api_key_file: Path | None) -> str:
         }
     )
     key = f' \\\n    -H "Authorization: Bearer $(cat {api_key_file})"' if api_key_file else ""
+    watch = f"Watch it: {pipeline.url}/ in a browser, or `pipedec top {pipeline.url}`\n\n" if live_page else ""
     return (
         f"\n{pipeline.served_name} is served at {pipeline.url}/v1 by {len(pipeline.programs) - 1} stages. Try:\n\n"
         f"  curl -N {pipeline.url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n    -d '{body}'\n\n"
-        f"  pipedec generate --url {pipeline.url} 'Why is the sky blue?'\n\nCtrl-C ends it.\n"
+        f"  pipedec generate --url {pipeline.url} 'Why is the sky blue?'\n\n{watch}Ctrl-C ends it.\n"
     )

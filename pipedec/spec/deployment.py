@@ -118,6 +118,16 @@ class Service(Strict):
     """Annotations of the Service, for load balancers and the like."""
 
 
+class LivePage(Strict):
+    """The page at the endpoint's `/` that shows the pipeline at work. It asks for the key that the API asks for."""
+
+    enabled: bool = True
+    """Serve the page, and the stream of numbers behind it."""
+    show_text: bool | None = None
+    """Show the text of tokens, which tells everyone who may use the endpoint what others are answered. Absent: no;
+    `pipedec up` shows it as long as only its own machine can reach the endpoint."""
+
+
 class Serving(Strict):
     """The endpoint, and how much it takes on."""
 
@@ -145,6 +155,8 @@ class Serving(Strict):
     """CPU threads of each process; absent: its share of the cores it may use."""
     service: Service = Service()
     """The Kubernetes Service in front of the endpoint."""
+    live_page: LivePage = LivePage()
+    """The page that shows the pipeline at work."""
 
     def context(self, model_limit: int) -> int:
         """Most tokens of one request to a model that can have `model_limit`. Raises `ManifestError` beyond it."""
