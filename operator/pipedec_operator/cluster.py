@@ -59,6 +59,9 @@ class Cluster(Protocol):
     def replace_status(self, kind: Kind, resource: Object) -> Object:
         """Writes a status; a conflict (409) if the object was changed since it was read."""
 
+    def first_known(self, kinds: Iterable[Kind]) -> Kind | None:
+        """The first of these kinds that the cluster serves."""
+
 
 class ApiServer:
     """`Cluster` over HTTP, by the official client. Safe to use from several threads."""
@@ -109,7 +112,6 @@ class ApiServer:
         return result
 
     def first_known(self, kinds: Iterable[Kind]) -> Kind | None:
-        """The first of these kinds that this cluster serves."""
         for kind in kinds:
             try:
                 served = self._call("GET", kind.path)

@@ -15,6 +15,7 @@ import kopf
 
 from pipedec.health import Health
 from pipedec_operator import names
+from pipedec_operator.cluster import ClusterError
 from pipedec_operator.metrics import OperatorMetrics
 from pipedec_operator.names import Kind
 from pipedec_operator.reconcile import Reconciler
@@ -56,7 +57,8 @@ class Keeper:
             group.create_task(_beat(health))
 
     async def _resync_for_ever(self) -> None:
-        """Spread over the interval, so that many resources are no burst."""
+        """Spread over the interval, so that many resources are no burst; all at once when the cluster has got a kind of
+        object that they could have."""
         while True:
             keys = sorted(self._known)
             for key in keys:
@@ -64,6 +66,13 @@ class Keeper:
                 self.queue.add(key)
             if not keys:
                 await asyncio.sleep(self._resync)
+            try:
+                again = await asyncio.to_thread(self._reconciler.look_again)
+            except ClusterError as error:
+                _log.warning("looking for optional kinds: %s", error)
+                continue
+            for key in self._known if again else ():
+                self.queue.add(key)
 
     async def _pass(self, key: Key) -> bool:
         namespace, name = key

@@ -70,6 +70,7 @@ POD_MONITORS = (Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors"),)
 
 # In the order they are made: what a pod needs is there before the pod.
 ALWAYS = (SERVICE_ACCOUNT, CONFIG_MAP, SERVICE, NETWORK_POLICY, WORKLOAD)
+CHILDREN = (*ALWAYS, *DISRUPTION_BUDGETS, *POD_MONITORS)
 
 
 def keys_secret(name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import NamedTuple
@@ -37,6 +38,15 @@ class Outcome(NamedTuple):
     pods: Sequence[Object] = ()
 
 
+def with_optional_kinds(setting: Setting, cluster: Cluster) -> Setting:
+    """A setting, with the optional kinds of children that the cluster has. Raises `ClusterError`."""
+    return replace(
+        setting,
+        disruption_budget=cluster.first_known(names.DISRUPTION_BUDGETS),
+        pod_monitor=cluster.first_known(names.POD_MONITORS),
+    )
+
+
 def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -55,8 +65,13 @@ class Reconciler:
         clock: Callable[[], str] = utc_now,
     ) -> None:
         self._cluster, self._setting, self._reports, self._clock = cluster, setting, reports, clock
-        self._kinds = {kind.kind: kind for kind in setting.kinds}
         self._rewritten: dict[str, str] = {}
+
+    def look_again(self) -> bool:
+        """Takes up optional kinds that the cluster has got since, and lets go of those it has lost. Whether there are
+        any. Raises `ClusterError` as `reconcile` does."""
+        before, self._setting = self._setting, with_optional_kinds(self._setting, self._cluster)
+        return before != self._setting
 
     def reconcile(self, namespace: str, name: str) -> Outcome:
         """One pass.
@@ -67,8 +82,8 @@ class Reconciler:
         raw = self._cluster.get(names.RESOURCE, namespace, name)
         if raw is None or terminating(raw):
             return Outcome(None)
-        labels = {names.DEPLOYMENT: name}
-        observed = [child for kind in self._setting.kinds for child in self._cluster.list(kind, namespace, labels)]
+        labels, setting = {names.DEPLOYMENT: name}, self._setting
+        observed = [child for kind in setting.kinds for child in self._list(kind, namespace, labels)]
         pods = self._cluster.list(names.POD, namespace, labels)
         try:
             resource = parse_manifest(raw)
@@ -77,7 +92,7 @@ class Reconciler:
             found = components(observed, observed, pods, reports=self._reports)
             seen = Observation(raw, None, found, self._clock(), invalid=str(error))
             return Outcome(self._report(seen), pods=pods)
-        desired, obstacles = self._desired(resource, raw)
+        desired, obstacles = self._desired(resource, raw, setting)
         planned = plan(desired, observed, raw["metadata"]["uid"])
         turns = in_turn(planned.actions, observed, pods, self._clock())
         live = {key(child): child for child in observed}
@@ -87,21 +102,31 @@ class Reconciler:
         seen = Observation(raw, resource, found, self._clock(), refused="; ".join(refused), obstacles=obstacles)
         return Outcome(self._report(seen), again=bool(refused or obstacles), pods=pods)
 
-    def _desired(self, resource: PipeDecDeployment, raw: Object) -> tuple[list[Object], tuple[str, ...]]:
+    def _list(self, kind: Kind, namespace: str, labels: dict[str, str]) -> list[Object]:
+        try:
+            return self._cluster.list(kind, namespace, labels)
+        except ClusterError as error:
+            if error.code == 404:  # the kind itself is gone: nothing less makes a list fail so
+                self.look_again()
+            raise
+
+    def _desired(
+        self, resource: PipeDecDeployment, raw: Object, setting: Setting
+    ) -> tuple[list[Object], tuple[str, ...]]:
         """All children; and none, but an obstacle, while there can be no keys."""
         owned_by = Owner(raw["metadata"]["namespace"], raw["metadata"]["uid"])
-        fresh = manifests.keys_secret(resource, owned_by, self._setting, keyring.new_keys())
+        fresh = manifests.keys_secret(resource, owned_by, setting, keyring.new_keys())
         try:
             secret = keyring.ensure(self._cluster, fresh)
         except keyring.NotOursError as error:
             return [], (str(error),)
-        return manifests.children(resource, owned_by, self._setting, keyring.fingerprint(secret)), ()
+        return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret)), ()
 
     def _execute(self, actions: Sequence[Action], live: dict[tuple[str, str], Object], uid: str) -> list[str]:
         """Does what is planned, and keeps `live` true to it. Gives what the API server would not take, for people."""
-        refused = []
+        refused, kinds = [], {(kind.kind, kind.api_version): kind for kind in names.CHILDREN}
         for action in actions:
-            kind, identity = self._kinds[action.child["kind"]], key(action.child)
+            kind, identity = kinds[action.child["kind"], action.child["apiVersion"]], key(action.child)
             try:
                 if not isinstance(action, Apply):
                     self._cluster.delete(kind, action.child)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -119,9 +121,12 @@ class Counting:
     def _do(self, method: str, *args: Any) -> Any:
         self.before(self.calls)
         self.calls += 1
-        if method not in ("get", "list"):
+        if method not in ("get", "list", "first_known"):
             self.writes.append(f"{method} {args[0].kind} {args[1]['metadata']['name']}")
         return getattr(self._cluster, method)(*args)
+
+    def first_known(self, *args: Any) -> Any:
+        return self._do("first_known", *args)
 
     def get(self, *args: Any) -> Any:
         return self._do("get", *args)
@@ -190,6 +195,37 @@ def install_crd() -> None:
         there = api.read_custom_resource_definition(name)
         wanted["metadata"]["resourceVersion"] = there.metadata.resource_version
         api.replace_custom_resource_definition(name, wanted)
+
+
+@contextmanager
+def pod_monitors() -> Iterator[None]:
+    """Makes the API server know PodMonitors meanwhile, as it would with Prometheus' own operator."""
+    config.load_kube_config()
+    api, (kind,) = client.ApiextensionsV1Api(), names.POD_MONITORS
+    group, version = kind.api_version.split("/")
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    spec = {
+        "group": group,
+        "scope": "Namespaced",
+        "names": {"kind": kind.kind, "plural": kind.plural},
+        "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+    }
+    name = f"{kind.plural}.{group}"
+    api.create_custom_resource_definition({"metadata": {"name": name}, "spec": spec})
+    try:
+        eventually(lambda: connect().first_known((kind,)) == kind)
+        yield
+    finally:
+        api.delete_custom_resource_definition(name)
+        eventually(lambda: connect().first_known((kind,)) is None)
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 40) -> None:
+    """Waits for an API server, or an operator, to come to a state."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def _without_rules(schema: Any) -> Any:

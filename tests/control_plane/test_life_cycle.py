@@ -10,7 +10,7 @@ from pipedec_operator import names
 from pipedec_operator.causes import condition
 from pipedec_operator.cluster import ClusterError
 from pipedec_operator.names import Object
-from tests.control_plane.live import Counting, Failing, Lab, names_of
+from tests.control_plane.live import Counting, Failing, Lab, names_of, pod_monitors
 from tests.control_plane.samples import manifest
 
 pytestmark = pytest.mark.e2e
@@ -177,6 +177,22 @@ def test_what_the_api_server_refuses_is_told_and_the_rest_is_made(lab: Lab) -> N
     assert ready(lab)["reason"] == "FailedCreate"
     assert "Deployment lion-0-stage-0" in ready(lab)["message"]
     assert names_of(lab.list(names.WORKLOAD)) == {"lion-0-draft"}
+
+
+def test_a_monitor_is_made_where_the_api_server_knows_it_and_only_there(lab: Lab) -> None:
+    (kind,) = names.POD_MONITORS
+    lab.write(spec())
+    reconciler = lab.reconciler()
+    reconciler.reconcile(lab.namespace, "lion")
+    with pod_monitors():
+        assert reconciler.look_again()
+        reconciler.reconcile(lab.namespace, "lion")
+        (monitor,) = lab.list(kind)
+        assert monitor["metadata"]["ownerReferences"][0]["name"] == "lion"
+        assert not reconciler.look_again()
+    with pytest.raises(ClusterError):
+        reconciler.reconcile(lab.namespace, "lion")
+    assert not reconciler.reconcile(lab.namespace, "lion").again
 
 
 def test_events_are_told_once(lab: Lab) -> None:

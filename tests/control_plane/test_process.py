@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ import pytest
 import yaml
 
 from pipedec_operator import names
-from tests.control_plane.live import Lab, names_of
+from tests.control_plane.live import Lab, eventually, names_of, pod_monitors
 from tests.control_plane.samples import manifest
 
 pytestmark = pytest.mark.e2e
@@ -134,13 +133,6 @@ def operator(lab: Lab, wire: Wire, tmp_path: Path) -> Iterator[Process]:
     print(found.log.read_text())
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 def complete(lab: Lab) -> bool:
     return names_of(lab.list(names.WORKLOAD)) == EXPECTED
 
@@ -193,3 +185,14 @@ def test_a_secret_is_renewed_though_secrets_are_not_watched(lab: Lab, operator: 
     eventually(
         lambda: [each["metadata"]["uid"] for each in lab.list(names.SECRET)] not in ([], [secret["metadata"]["uid"]])
     )
+
+
+def test_a_kind_that_the_cluster_gets_and_loses_is_taken_up_and_let_go(lab: Lab, operator: Process) -> None:
+    start(lab)
+    with pod_monitors():
+        eventually(lambda: names_of(lab.list(names.POD_MONITORS[0])) == {"lion"})
+        (monitor,) = lab.list(names.POD_MONITORS[0])
+        lab.api.delete(names.POD_MONITORS[0], monitor)  # not watched yet: repaired by the resync
+        eventually(lambda: names_of(lab.list(names.POD_MONITORS[0])) == {"lion"})
+    delete(lab, "lion-0-draft")
+    eventually(lambda: complete(lab))
