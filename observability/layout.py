@@ -68,7 +68,9 @@ def choice(name: str, label: str, query: str, several: bool = False) -> dashboar
         .multi(several)
         .include_all(several)
     )
-    return variable.all_value(EVERY) if several else variable
+    if several:
+        variable.all_value(EVERY).current(models.VariableOption(selected=True, text="All", value="$__all"))
+    return variable
 
 
 def base(uid: str, title: str, description: str) -> dashboard.Dashboard:

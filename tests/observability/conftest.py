@@ -1,4 +1,4 @@
-"""A pipeline under load and an operator at work, scraped by a real Prometheus with the chart's rules, once for all."""
+"""A pipeline under load and an operator at work, scraped by a real Prometheus with the chart's rules."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Watched:
     """Of everything that has metrics."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     program("prometheus")
     folder = tmp_path_factory.mktemp("watched")
@@ -84,7 +84,7 @@ def load(url: str) -> Iterator[None]:
     def ask() -> None:
         with httpx.Client(base_url=url, timeout=60) as client:
             while not stop.is_set():
-                body = {"model": "tiny", "prompt": "All is well", "max_tokens": 48, "temperature": 0}
+                body = {"model": "tiny", "prompt": "All is well", "max_tokens": 24, "temperature": 0}
                 client.post("/v1/completions", json=body).raise_for_status()
 
     with ThreadPoolExecutor(CLIENTS) as pool:

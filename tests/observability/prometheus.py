@@ -98,7 +98,7 @@ def _ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) ->
         return False
 
 
-def eventually(holds: Callable[[], object], seconds: float = 40) -> None:
+def eventually(holds: Callable[[], object], seconds: float = 60) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -16,7 +16,7 @@ from pipedec_operator.manifests import Owner, Setting
 from pipedec_operator.names import Object
 
 NAMESPACE = "lab"
-INTERVAL = "200ms"
+INTERVAL = "500ms"
 OPERATOR_ENDPOINT: Object = {
     "port": "metrics",
     "honorLabels": True,
