@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
 
 from draft_service.generation import EngineInfo, GenerationRequest, TokenEvent
 from draft_service.loop import Head
@@ -17,7 +17,33 @@ from pipedec.spec.report import PipelineReport
 
 _log = logging.getLogger(__name__)
 
+MAX_UNREAD = 512  # tokens that wait for a client; with more it is paused, and its KV slots are for others
+RESUME_AT = MAX_UNREAD // 4
+
 Item = Sequence[TokenEvent] | PipeDecError
+
+
+@dataclass(slots=True)
+class Stream:
+    """What one client has not read yet. `timer` ends the request at its deadline; None when it has ended."""
+
+    timer: asyncio.TimerHandle | None
+    items: asyncio.Queue[Item] = field(default_factory=asyncio.Queue)
+    unread: int = 0
+    paused: bool = False
+
+    def put(self, item: Item) -> None:
+        """The pipeline says something; an error, and a last token, are the last of it."""
+        if isinstance(item, PipeDecError) or item[-1].finish is not None:
+            self.end()
+        self.unread += 0 if isinstance(item, PipeDecError) else len(item)
+        self.items.put_nowait(item)
+
+    def end(self) -> None:
+        """The pipeline works on it no longer."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
 
 class PipelineEngine:
@@ -31,7 +57,7 @@ class PipelineEngine:
         self._head = head
         self._max_requests = max_requests
         self._timeout = timeout
-        self._streams: dict[int, asyncio.Queue[Item]] = {}
+        self._streams: dict[int, Stream] = {}
         self._keys = itertools.count()
         self.leaving = False
         self._draining = False
@@ -65,39 +91,43 @@ class PipelineEngine:
         """
         if not self.accepting:
             raise UnavailableError(self.not_ready_reason, retry_after=5.0)
-        if len(self._streams) >= self._max_requests:
-            raise UnavailableError(
-                f"{len(self._streams)} requests are running or waiting, which is the limit; try again later", status=429
-            )
+        if (busy := sum(stream.timer is not None for stream in self._streams.values())) >= self._max_requests:
+            message = f"{busy} requests are running or waiting, which is the limit; try again later"
+            raise UnavailableError(message, status=429)
         if len(request.prompt) + request.max_tokens > self.info.context:
             raise RequestError(f"prompt and max_tokens together exceed the context of {self.info.context} tokens")
         key = next(self._keys)
-        stream: asyncio.Queue[Item] = asyncio.Queue()
+        stream = Stream(self._loop.call_later(self._timeout, lambda: self._expire(key)))
         self._streams[key] = stream
         self._head.submit(key, request)
         finished = False
         try:
-            deadline = time.monotonic() + self._timeout
             while not finished:
-                for event in await self._next(stream, deadline):
+                item = await stream.items.get()
+                if isinstance(item, PipeDecError):
+                    raise item
+                for event in item:
+                    self._read(key, stream)
                     finished = event.finish is not None
                     yield event
         finally:
+            stream.end()
             del self._streams[key]
             if not finished:
                 self._head.abort(key)
             if not self._streams:
                 self._idle.set()
 
-    async def _next(self, stream: asyncio.Queue[Item], deadline: float) -> Sequence[TokenEvent]:
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                item = await stream.get()
-        except TimeoutError as error:
-            raise UnavailableError(f"the request took longer than {self._timeout:g} s", retry_after=1.0) from error
-        if isinstance(item, PipeDecError):
-            raise item
-        return item
+    def _read(self, key: int, stream: Stream) -> None:
+        stream.unread -= 1
+        if stream.paused and stream.unread <= RESUME_AT:
+            stream.paused = False
+            self._head.resume(key)
+
+    def _expire(self, key: int) -> None:
+        """The deadline has passed, whether the client reads or not."""
+        self._head.abort(key)
+        self._fail(UnavailableError(f"the request took longer than {self._timeout:g} s"), key)
 
     async def drain(self, seconds: float, notice: float = 0.0) -> None:
         """Be no longer ready; after `notice` seconds take no new requests, let running ones end for `seconds`, then end
@@ -131,10 +161,14 @@ class PipelineEngine:
         for key, event in outputs:
             by_key.setdefault(key, []).append(event)
         for key, events in by_key.items():
-            if (stream := self._streams.get(key)) is not None:
-                stream.put_nowait(events)
+            if (stream := self._streams.get(key)) is None or stream.timer is None:
+                continue  # its client is gone, or it has ended
+            stream.put(events)
+            if stream.timer is not None and stream.unread > MAX_UNREAD and not stream.paused:
+                stream.paused = True
+                self._head.pause(key)
 
     def _fail(self, error: PipeDecError, key: int | None) -> None:
         for each, stream in self._streams.items():
-            if key in (None, each):
-                stream.put_nowait(error)
+            if key in (None, each) and stream.timer is not None:
+                stream.put(error)

@@ -98,6 +98,13 @@ class Head:
     def abort(self, key: int) -> None:
         self._note(lambda: self._scheduler.abort(key))
 
+    def pause(self, key: int) -> None:
+        """Nobody reads what comes of this request: let others have its place until `resume`."""
+        self._note(lambda: self._scheduler.pause(key))
+
+    def resume(self, key: int) -> None:
+        self._note(lambda: self._scheduler.resume(key))
+
     def stop(self) -> None:
         """Tell the stages, and end `run`."""
         self._note(self._stop)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Set
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from draft_service.generation import GenerationRequest, TokenEvent
+from draft_service.backlog import Backlog
+from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
 from draft_service.sequence import Sequence, Waiting
 from pipedec.errors import PipeDecError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
@@ -45,7 +46,7 @@ class Scheduler:
         self.counts = HeadCounts()
         self.epoch: int | None = None
         self.running: dict[int, Sequence] = {}  # by id, oldest first
-        self.waiting: deque[Waiting] = deque()
+        self.waiting = Backlog()
         self.draft_available = policy.children > 0
         self._failed: list[tuple[int, PipeDecError]] = []
         self._admitted: list[Sequence] = []
@@ -56,23 +57,35 @@ class Scheduler:
         self._reset_pipeline()
         self._reset_draft()
 
-    # -- life of requests and epochs ----------------------------------------------------------------------------
-
     def submit(self, key: int, request: GenerationRequest) -> None:
         """Queue a request; its events come out of `on_verdict` under `key`."""
-        self.waiting.append(Waiting(key, request))
+        self.waiting.add(Waiting(key, request))
 
     def abort(self, key: int) -> None:
         """The client is gone: free everything at once. Unknown keys (finished meanwhile) are fine."""
-        self.waiting = deque(entry for entry in self.waiting if entry.key != key)
-        for sequence in [s for s in self.running.values() if s.key == key]:
+        self._take(key)
+
+    def pause(self, key: int) -> None:
+        """Put a request aside until `resume`, which continues it exactly; meanwhile it holds nothing."""
+        if (entry := self._take(key)) is not None:
+            self.waiting.pause(entry)
+
+    def resume(self, key: int) -> None:
+        """A paused request wants to go on. Unknown keys are fine."""
+        self.waiting.resume(key)
+
+    def _take(self, key: int) -> Waiting | None:
+        """Take a request out of the pipeline, or of those that wait for it."""
+        for sequence in [each for each in self.running.values() if each.key == key]:
             self._release(sequence)
+            return sequence.suspended()
+        return self.waiting.remove(key)
 
     def start_epoch(self, epoch: int, num_slots: int) -> None:
         """A new formation with empty KV: every running request starts again from prompt and emitted tokens."""
         for sequence in reversed(self.running.values()):
             self._bury(sequence, sequence.tree.root.subtree())
-            self.waiting.appendleft(sequence.suspended())
+            self.waiting.put_back(sequence.suspended())
         self.counts.resumptions += len(self.running)
         self.running.clear()
         self.epoch = epoch
@@ -125,8 +138,6 @@ class Scheduler:
         self._draft_ops: list[Op] = []
         self._draft_job = None
 
-    # -- the pipeline -------------------------------------------------------------------------------------------
-
     @property
     def num_slots(self) -> int:
         return self._allocator.num_slots
@@ -169,27 +180,22 @@ class Scheduler:
         )
 
     def _admit(self) -> None:
+        """Fill free places; a suspect gets them all."""
         if any(sequence.suspicion.is_suspect for sequence in self.running.values()):
             return
-        if (suspect := next((entry for entry in self.waiting if entry.suspicion.is_suspect), None)) is not None:
-            while self.running:
+        while (entry := self.waiting.next()) is not None:
+            while entry.suspicion.is_suspect and self.running:
                 self._preempt_youngest()
-            if self._fits(suspect):
-                self.waiting.remove(suspect)
-                self._begin(suspect)
-            return
-        while self.waiting and len(self.running) < self.limits.max_sequences and self._fits(self.waiting[0]):
-            self._begin(self.waiting.popleft())
-
-    def _fits(self, entry: Waiting) -> bool:
-        return self._allocator.num_free >= entry.num_prefill + 1 + self._reserve()
-
-    def _begin(self, entry: Waiting) -> None:
-        sequence = Sequence(self._next_id, entry)
-        self._next_id += 1
-        sequence.slots.extend(self._allocator.allocate(entry.num_prefill))
-        self.running[sequence.id] = sequence
-        self._admitted.append(sequence)
+            fits = self._allocator.num_free >= entry.num_prefill + 1 + self._reserve()
+            if not fits or len(self.running) >= self.limits.max_sequences:
+                return
+            self.waiting.remove(entry.key)
+            self.running[self._next_id] = sequence = Sequence(self._next_id, entry)
+            self._next_id += 1
+            sequence.slots.extend(self._allocator.allocate(entry.num_prefill))
+            self._admitted.append(sequence)
+            if entry.suspicion.is_suspect:
+                return
 
     def take_admitted(self) -> list[Sequence]:
         """Requests that got a place in the pipeline since the last call."""
@@ -225,17 +231,20 @@ class Scheduler:
     def _is_held(self, sequence: Sequence) -> bool:
         """Whether the cursor waits for its tree; not where the draft model is gone, or has no slots to go on."""
         drafting = self._draft_job is not None or self._allocator.num_free > self._reserve()
-        speculates = self.draft_available and sequence.suspicion.speculates
-        return speculates and drafting and self.policy.holds(sequence.tree)
+        held = drafting and self.policy.holds(sequence.tree)
+        return held and self.draft_available and sequence.suspicion.speculates
 
     def _predicted_rows(self) -> list[Row]:
         rows: list[Row] = []
-        by_tree = {id(s.tree): s for s in self.running.values() if s.tree.root.sent and s.suspicion.speculates}
+        by_tree = {id(s.tree): s for s in self._speculating() if s.tree.root.sent}
         for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
             if len(rows) >= self.limits.max_rows or not self._has_room(node):
                 break
             rows.append(self._send(by_tree[id(tree)], node))
         return rows
+
+    def _speculating(self) -> list[Sequence]:
+        return [sequence for sequence in self.running.values() if sequence.suspicion.speculates]
 
     def _has_room(self, node: Node) -> bool:
         return node.slot != NO_SLOT or self._allocator.num_free > self._reserve()
@@ -290,20 +299,19 @@ class Scheduler:
             self.counts.misses += 1
         self._free([node.slot for node in step.dead if node.slot != NO_SLOT])
         self._bury(sequence, step.dead)
+        finish: FinishReason | None = "length" if len(sequence.output) >= sequence.request.max_tokens else None
         if token in sequence.request.end_tokens:
+            finish = "stop"
+        if finish is not None:
             self._release(sequence)
-            return TokenEvent(token, logprobs, "stop", sequence.statistics)
-        if len(sequence.output) >= sequence.request.max_tokens:
-            self._release(sequence)
-            return TokenEvent(token, logprobs, "length", sequence.statistics)
-        return TokenEvent(token, logprobs, statistics=sequence.statistics)
+        return TokenEvent(token, logprobs, finish, sequence.statistics)
 
     def _preempt_youngest(self) -> None:
         """No slot is left for a cursor: the newest sequence goes back to the queue, and resumes later."""
         youngest = next(reversed(self.running.values()))
         self.counts.preemptions += 1
         self._release(youngest)
-        self.waiting.appendleft(youngest.suspended())
+        self.waiting.put_back(youngest.suspended())
 
     def _release(self, sequence: Sequence) -> None:
         del self.running[sequence.id]
@@ -336,8 +344,6 @@ class Scheduler:
         self._dead = []
         return cancel
 
-    # -- the draft model ----------------------------------------------------------------------------------------
-
     def compose_draft(self) -> Batch | None:
         """The draft model's next run, or None while it is busy, absent, or there is nothing to evaluate."""
         if not self.draft_available or self._draft_job is not None or self.epoch is None:
@@ -359,8 +365,7 @@ class Scheduler:
 
     def _draft_nodes(self) -> list[tuple[Sequence, Node]]:
         job: list[tuple[Sequence, Node]] = []
-        drafted = (s for s in self.running.values() if s.is_caught_up(s.draft) and s.suspicion.speculates)
-        by_tree = {id(s.tree): s for s in drafted}
+        by_tree = {id(s.tree): s for s in self._speculating() if s.is_caught_up(s.draft)}
         for tree, chosen in self.policy.to_draft([s.tree for s in by_tree.values()]):
             sequence = by_tree[id(tree)]
             # After the draft model was lost, ancestors may be unknown to it: they go first.

@@ -52,7 +52,9 @@ class Service:
         policy: PolicyName = "none",
         patience: Patience | None = None,
         draft_patience: Patience | None = None,
+        slots: int = SLOTS,
     ) -> None:
+        self._slots = slots
         self._stack = ExitStack()
         transport = self._stack.enter_context(Transport(INSECURE))
         control = ControlServer(transport, Bind("127.0.0.1"))
@@ -77,7 +79,7 @@ class Service:
         transport = self._stack.enter_context(Transport(INSECURE))
         receiver = batch_receiver(transport, Bind("127.0.0.1"), row_bytes=4 if index else None, credits=64)
         span = (index, index + 1)
-        offer = Register(index, STAGES, span, "r1", receiver.address, SLOTS, f"s{index}", 1, "float32")
+        offer = Register(index, STAGES, span, "r1", receiver.address, self._slots, f"s{index}", 1, "float32")
         metrics = StageMetrics(CollectorRegistry(), index)
         loop = StageLoop(stage, offer, transport, receiver, self.control_address, metrics, Health())
         thread = threading.Thread(target=loop.run)

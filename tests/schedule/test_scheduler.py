@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -71,7 +72,8 @@ def test_output_is_the_targets_own(policy: PolicyName, stages: int, quality: flo
 def test_aborts_epochs_and_scarce_slots(
     policy: PolicyName, stages: int, quality: float, num_slots: int, chunk: int, draft_ms: float, seed: int
 ) -> None:
-    """Small pools (requests are put back and resumed), aborts, lost formations and a draft that comes and goes."""
+    """Small pools (requests are put back and resumed), aborts, lost formations, a draft that comes and goes, clients
+    that read late."""
     rng = random.Random(seed)
     load = requests(5, seed)
     timing = Timing(draft=lambda rows: draft_ms / 1000)
@@ -79,7 +81,7 @@ def test_aborts_epochs_and_scarce_slots(
     scheduler, aborted = simulation.scheduler, set()
     simulation.run(load, until=lambda: rng.random() < 0.02)
     for _ in range(4):
-        match rng.randrange(4):
+        match rng.randrange(6):
             case 0:
                 aborted.add(victim := rng.randrange(5))
                 scheduler.abort(victim)
@@ -91,8 +93,14 @@ def test_aborts_epochs_and_scarce_slots(
                 if simulation.draft is not None and policy != "none":
                     simulation.draft.reset(num_slots)
                 scheduler.restore_draft()
+            case 4:
+                scheduler.pause(rng.randrange(5))
+            case 5:
+                scheduler.resume(rng.randrange(5))
         scheduler.check_integrity()
         simulation.run({}, until=lambda: rng.random() < 0.02)
+    for key in range(5):
+        scheduler.resume(key)
     simulation.run({})
     for key in aborted:
         expected = continuation(load[key].prompt, load[key].max_tokens)
@@ -129,3 +137,22 @@ def test_a_useless_draft_is_never_slower_than_plain_pipeline_parallelism() -> No
         times[policy] = simulation.run({0: GenerationRequest(prompt, tokens)})[0].times[-1]
     assert times["pipedec"] <= times["none"] * 1.001
     assert times["adaptive"] <= times["none"] * 1.001
+
+
+def test_who_is_paused_holds_nothing_and_goes_on_exactly() -> None:
+    load = {key: replace(each, max_tokens=30) for key, each in requests(3, seed=8).items()}
+    simulation = simulate("adaptive", 4, 0.7)
+    scheduler = simulation.scheduler
+    simulation.run(load, until=lambda: all(len(each.tokens) > 3 for each in simulation.generated.values()))
+    for key in (0, 1):
+        scheduler.pause(key)
+    before = {key: len(simulation.generated[key].tokens) for key in (0, 1)}
+    simulation.run({})
+    assert scheduler.num_slots_used == 0
+    assert {key: len(simulation.generated[key].tokens) for key in (0, 1)} == before
+    scheduler.abort(1)
+    for key in load:
+        scheduler.resume(key)
+    simulation.run({})
+    del load[1]
+    check(simulation, load)

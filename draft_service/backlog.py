@@ -1,0 +1,49 @@
+"""Requests that have no place in the pipeline, in the order in which they get one. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from draft_service.sequence import Waiting
+
+
+class Backlog:
+    """Who had a place before, and lost it, comes before those that never had one, and suspects come before all others,
+    since they must be alone. `len` counts all but the paused."""
+
+    def __init__(self) -> None:
+        self._suspects: deque[Waiting] = deque()
+        self._others: deque[Waiting] = deque()
+        self._paused: dict[int, Waiting] = {}  # by key
+
+    def __len__(self) -> int:
+        return len(self._suspects) + len(self._others)
+
+    def add(self, entry: Waiting) -> None:
+        """A new request, at the end."""
+        self._others.append(entry)
+
+    def put_back(self, entry: Waiting) -> None:
+        """At the front."""
+        (self._suspects if entry.suspicion.is_suspect else self._others).appendleft(entry)
+
+    def next(self) -> Waiting | None:
+        """Whose turn it is."""
+        return next(iter(self._suspects or self._others), None)
+
+    def remove(self, key: int) -> Waiting | None:
+        """Take a request out, paused or not; None if it is not here."""
+        for line in (self._suspects, self._others):
+            if (found := next((entry for entry in line if entry.key == key), None)) is not None:
+                line.remove(found)
+                return found
+        return self._paused.pop(key, None)
+
+    def pause(self, entry: Waiting) -> None:
+        """Keep this one, whose turn does not come until `resume`."""
+        self._paused[entry.key] = entry
+
+    def resume(self, key: int) -> None:
+        """At the front. Keys that are not paused are fine."""
+        if (entry := self._paused.pop(key, None)) is not None:
+            self.put_back(entry)

@@ -1,0 +1,104 @@
+"""Clients that do not read what they asked for: they hold no KV slots, and no place that others could have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+
+import pytest
+
+from draft_service.engine import MAX_UNREAD, PipelineEngine
+from draft_service.generation import EngineInfo, GenerationRequest, TokenEvent
+from pipedec.errors import UnavailableError
+from tests.faults.service import Service
+from tests.sockets import DEADLINE
+from tests.symbolic import VOCABULARY, continuation
+
+LONG = MAX_UNREAD + 60
+PROMPT, OTHER = (3, 1, 4), (5, 9, 2, 6)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service(slots=2 * LONG)
+    yield service
+    service.close()
+    assert service.scheduler.num_slots_used == 0
+
+
+def engine_of(service: Service, *, max_requests: int = 8, timeout: float = DEADLINE) -> PipelineEngine:
+    info = EngineInfo("m", 4 * LONG, VOCABULARY, split=((0, 1), (1, 2)))
+    return PipelineEngine(info, service.head, max_requests=max_requests, timeout=timeout)
+
+
+async def tokens_of(events: AsyncGenerator[TokenEvent, None]) -> list[int]:
+    return [event.token async for event in events]
+
+
+async def read(events: AsyncGenerator[TokenEvent, None], into: list[int]) -> None:
+    async for event in events:
+        into.append(event.token)
+
+
+async def first_of(events: AsyncGenerator[TokenEvent, None]) -> int:
+    return (await anext(events)).token
+
+
+async def until_paused(service: Service) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while service.scheduler.running or len(service.scheduler.waiting):
+            await asyncio.sleep(0.005)
+
+
+def test_who_does_not_read_is_paused_and_goes_on_exactly_when_it_reads(service: Service) -> None:
+    async def scenario() -> None:
+        engine = engine_of(service)
+        idle = engine.generate(GenerationRequest(PROMPT, LONG))
+        token = await first_of(idle)
+        await until_paused(service)
+        assert service.scheduler.num_slots_used == 0
+        for _ in range(2):
+            assert await tokens_of(engine.generate(GenerationRequest(OTHER, 20))) == continuation(OTHER, 20)
+        assert [token, *await tokens_of(idle)] == continuation(PROMPT, LONG)
+
+    asyncio.run(scenario())
+
+
+def test_a_place_is_free_when_its_request_has_ended_read_or_not(service: Service) -> None:
+    async def scenario() -> None:
+        engine = engine_of(service, max_requests=1)
+        idle = engine.generate(GenerationRequest(PROMPT, 20))
+        token = await first_of(idle)
+        with pytest.raises(UnavailableError, match="1 requests are running or waiting"):
+            await tokens_of(engine.generate(GenerationRequest(OTHER, LONG)))
+        await until_paused(service)
+        async with asyncio.timeout(DEADLINE):
+            while True:  # the event loop hears of the end a moment later
+                try:
+                    assert await tokens_of(engine.generate(GenerationRequest(OTHER, 5))) == continuation(OTHER, 5)
+                    break
+                except UnavailableError:
+                    await asyncio.sleep(0.005)
+        assert [token, *await tokens_of(idle)] == continuation(PROMPT, 20)
+
+    asyncio.run(scenario())
+
+
+def test_the_deadline_holds_also_for_who_does_not_read(service: Service) -> None:
+    async def scenario() -> None:
+        engine = engine_of(service, max_requests=1, timeout=1.0)
+        idle = engine.generate(GenerationRequest(PROMPT, 3 * LONG))
+        told = [await first_of(idle)]
+        await until_paused(service)
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                try:
+                    await tokens_of(engine.generate(GenerationRequest(OTHER, 5)))
+                    break
+                except UnavailableError:
+                    await asyncio.sleep(0.05)
+        with pytest.raises(UnavailableError, match="took longer than 1 s"):
+            await read(idle, told)
+        assert told == continuation(PROMPT, len(told))
+
+    asyncio.run(scenario())
