@@ -1,7 +1,8 @@
 """The Secret with a pipeline's CURVE keys: made once, never changed by a mere reconcile.
 
-To rotate the keys, delete the Secret: all pods then restart with the new ones, because the keys' fingerprint is an
-annotation of every pod.
+New keys are made when the Secret is gone, or when the resource's annotation pipedec.dev/rotate-keys has another value
+than the one they were made for. All pods are then replaced, because the keys' fingerprint is an annotation of each.
+Secrets are not watched: a right to watch one kind of Secret is a right to read them all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class NotOursError(Exception):
 
 
 def ensure(cluster: Cluster, fresh: Object) -> Object:
-    """The Secret as it is; `fresh`, with new keys, if there is none, or if one of its entries is missing."""
+    """The Secret as it is; `fresh`, with new keys, if there is none, if one of its entries is missing, or if others are
+    asked for."""
     name, namespace = fresh["metadata"]["name"], fresh["metadata"]["namespace"]
     live = cluster.get(names.SECRET, namespace, name)
     if live is None:
@@ -31,13 +33,19 @@ def ensure(cluster: Cluster, fresh: Object) -> Object:
     ours = live["metadata"].get("labels", {}).get(names.DEPLOYMENT) == fresh["metadata"]["labels"][names.DEPLOYMENT]
     if owner(live) not in (owner(fresh), *([None] if ours else [])) or terminating(live):
         raise NotOursError(f"{describe(fresh)} belongs to another, and is waited for until it is gone")
-    if any(entry not in live.get("data", {}) for entry in ENTRIES):
+    if any(entry not in live.get("data", {}) for entry in ENTRIES) or _asked(fresh) not in (None, _asked(live)):
         cluster.delete(names.SECRET, live)
         return cluster.create(names.SECRET, fresh)
     metadata = {key: value for key, value in fresh.items() if key != "stringData"}
     if not satisfied(metadata, live):
         return cluster.apply(names.SECRET, metadata)
     return live
+
+
+def _asked(secret: Object) -> str | None:
+    """The value of the annotation that a Secret's keys were made for."""
+    value: str | None = secret["metadata"].get("annotations", {}).get(names.ROTATE_KEYS)
+    return value
 
 
 def fingerprint(secret: Object) -> str:

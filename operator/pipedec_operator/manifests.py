@@ -65,6 +65,8 @@ def children(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys_h
 def keys_secret(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys: dict[str, str]) -> Object:
     """The Secret with a pipeline's CURVE keys."""
     secret = _object(names.SECRET, names.keys_secret(resource.metadata.name), type="Opaque", stringData=keys)
+    if asked := resource.metadata.annotations.get(names.ROTATE_KEYS):
+        secret["metadata"]["annotations"] = {names.ROTATE_KEYS: asked}
     return next(_adopted([secret], resource, owner, setting))
 
 

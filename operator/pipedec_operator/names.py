@@ -21,6 +21,7 @@ ROLE = f"{GROUP}/role"
 REVISION = f"{GROUP}/revision"
 SPEC_HASH = f"{GROUP}/spec-hash"
 KEYS_HASH = f"{GROUP}/keys-hash"
+ROTATE_KEYS = f"{GROUP}/rotate-keys"  # on the resource, by a person: another value asks for new keys
 
 INSTANCE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"

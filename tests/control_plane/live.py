@@ -29,12 +29,20 @@ class Lab:
         self.custom = client.CustomObjectsApi()
         self.namespace = f"lab-{uuid4().hex[:8]}"
         self.core.create_namespace({"metadata": {"name": self.namespace}})
+        self._forbid_pods()
         self.setting = Setting(
             "example.invalid/stage:1",
             "example.invalid/draft:1",
             "9.9.9",
             disruption_budget=self.api.first_known(names.DISRUPTION_BUDGETS),
         )
+
+    def _forbid_pods(self) -> None:
+        """Where controllers act on what is made here, no pod is to come of it: a pass would wait for its end."""
+        none = {"hard": {"pods": "0"}}
+        self.core.create_namespaced_resource_quota(self.namespace, {"metadata": {"name": "none"}, "spec": none})
+        status = {"status": none | {"used": {"pods": "0"}}}
+        self.core.patch_namespaced_resource_quota_status("none", self.namespace, status)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -63,6 +71,11 @@ class Lab:
         path = (names.GROUP, names.VERSION, self.namespace, names.PLURAL, name)
         found: Object = self.custom.replace_namespaced_custom_object(*path, {**live, "spec": manifest["spec"]})
         return found
+
+    def annotate(self, annotation: str, value: str | None) -> None:
+        """As `kubectl annotate` would; None takes the annotation away."""
+        patch = {"metadata": {"annotations": {annotation: value}}}
+        self.api.patch(names.RESOURCE, {"metadata": {"namespace": self.namespace, "name": "lion"}}, patch)
 
     def resource(self, name: str = "lion") -> Object | None:
         return self.api.get(names.RESOURCE, self.namespace, name)

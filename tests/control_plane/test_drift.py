@@ -158,6 +158,17 @@ def test_a_secret_that_lacks_a_key_is_made_anew(settled: Lab) -> None:
     assert len(secret["data"]) == 4
 
 
+def test_keys_are_rotated_when_asked_for_and_only_then(settled: Lab) -> None:
+    hashes = [keys_hashes(settled)]
+    for asked in ("monday", "monday", "tuesday", None):
+        settled.annotate(names.ROTATE_KEYS, asked)
+        settled.settle()
+        hashes.append(keys_hashes(settled))
+    never, monday, again, tuesday, silent = map(tuple, hashes)
+    assert len({never, monday, tuesday}) == 3
+    assert (monday, tuesday) == (again, silent)
+
+
 def test_keys_are_never_changed_by_a_pass(settled: Lab) -> None:
     (before,) = settled.list(names.SECRET)
     settled.write(manifest(pipeline={"stages": 1}))

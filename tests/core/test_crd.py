@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,12 @@ def defaulted(schema: Schema, value: Any) -> Any:
     return [defaulted(schema["items"], inner) for inner in value] if isinstance(value, list) else value
 
 
-def cel_accepts(schema: Schema, value: Any) -> bool:
+def cel_messages(schema: Schema, value: Any) -> list[str]:
+    """Messages of the rules that the API server would refuse a value by."""
     context = cel.Context(variables={"self": value})
     context.add_function("isSorted", lambda items: sorted(items) == list(items))
     context.add_function("split", lambda text, separator: text.split(separator))
-    return all(cel.evaluate(rule["rule"], context) for rule in schema["x-kubernetes-validations"])
+    return [rule["message"] for rule in schema["x-kubernetes-validations"] if not cel.evaluate(rule["rule"], context)]
 
 
 def model_accepts(model: type[Strict], value: Any) -> bool:
@@ -111,6 +113,7 @@ def layer_ranges(draw: st.DrawFn) -> list[str]:
     return [f"{start}-{end}" for start, end in pairs]
 
 
+SMALL: dict[str, Any] = {"model": {"uri": "hf://org/name"}, "pipeline": {"stages": 2}}
 uri = st.just("hf://org/name")
 overrides = st.lists(st.fixed_dictionaries({"stage": st.integers(0, 6)}), max_size=3)
 policies = st.sampled_from(["none", "static-tree", "pipedec", "adaptive"])
@@ -156,7 +159,69 @@ def test_cel_and_models_agree(model: type[Strict]) -> None:
     def agree(value: dict[str, Any]) -> None:
         verdict = model_accepts(model, value)
         verdicts.add(verdict)
-        assert cel_accepts(schema, defaulted(schema, value)) == verdict
+        assert (not cel_messages(schema, defaulted(schema, value))) == verdict
 
     agree()
     assert verdicts == {True, False}
+
+
+# What a newer API server asks of rules beside their verdict.
+
+BROKEN: dict[type[Strict], list[tuple[dict[str, Any], str]]] = {
+    EnvVar: [
+        ({"name": "PIPEDEC_A", "value": "v"}, "name: names beginning with PIPEDEC_"),
+        ({"name": "A"}, "value: value and valueFrom exclude each other"),
+    ],
+    Draft: [({}, "uri: uri and targetLayers exclude each other")],
+    Pipeline: [
+        ({}, "stages: stages and layers exclude each other"),
+        ({"layers": ["1-5"]}, "layers: the first range must begin with layer 0"),
+        ({"layers": ["0-5", "6-5"]}, "layers: a range must not end before it begins"),
+        ({"layers": ["0-5", "7-11"]}, "layers: must begin right after the range before it"),
+        ({"stages": 2, "overrides": [{"stage": 2}]}, "overrides: names a stage that does not exist"),
+        ({"stages": 2, "overrides": [{"stage": 1}, {"stage": 1}]}, "overrides: the stage has an override already"),
+    ],
+    Speculation: [({"policy": "pipedec", "depth": 3}, "depth: only policy static-tree has a fixed depth")],
+    ModelCache: [({"size": "1Gi", "claimName": "c"}, "size: the size of an existing claim cannot be chosen here")],
+    DeploymentSpec: [
+        (
+            {**SMALL, "speculation": {"policy": "adaptive"}},
+            "speculation.policy: a policy other than none needs a draft",
+        ),
+        (
+            {**SMALL, "speculation": {"maxRows": 1}, "serving": {"maxSequences": 2}},
+            "speculation.maxRows: must be at least serving.maxSequences",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("model", BROKEN, ids=lambda model: model.__name__)
+def test_every_rule_refuses_with_its_own_message(model: type[Strict]) -> None:
+    schema = structural_schema(model)
+    stated = [rule["message"] for rule in schema["x-kubernetes-validations"]]
+    told = [cel_messages(schema, defaulted(schema, value)) for value, _ in BROKEN[model]]
+    assert all(len(messages) == 1 for messages in told), "a sample breaks one rule alone"
+    assert all(message.startswith(words) for (message,), (_, words) in zip(told, BROKEN[model], strict=True))
+    assert [message for (message,) in told] == stated
+
+
+def test_what_rules_read_is_bounded() -> None:
+    """Else an API server cannot say beforehand what a rule costs at most, and refuses the whole CRD."""
+    for path, schema in nodes(SCHEMA["properties"]["spec"]):
+        for rule in schema.get("x-kubernetes-validations", ()):
+            assert len(rule["message"]) <= 2048
+            for field in re.findall(r"self\.(\w+)", rule["rule"]):
+                assert bounded(schema["properties"].get(field, {})), f"{path}.{field}"
+        if schema.get("type") == "array":
+            assert "maxItems" in schema, path
+
+
+def bounded(schema: Schema) -> bool:
+    match schema.get("type"):
+        case "array":
+            return "maxItems" in schema and bounded(schema["items"])
+        case "string":
+            return "maxLength" in schema or "enum" in schema
+        case _:
+            return True

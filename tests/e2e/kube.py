@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,20 @@ class Namespace:
     def python(self, name: str, program: str, *arguments: str, seconds: int = 180) -> str:
         """Runs a program in a pod of its own, as any other pod of the cluster would, and gives its output."""
         self.apply(client_pod(name, program, arguments))
+        return self.output(name, seconds)
+
+    @contextmanager
+    def load(self, name: str, url: str, model: str, *arguments: str) -> Iterator[Object]:
+        """Keeps clients busy meanwhile; gives what `load.py` prints, which is there afterwards."""
+        told: Object = {}
+        self.apply(client_pod(name, (Path(__file__).parent / "load.py").read_text(), (url, model, *arguments)))
+        self.wait(f"pod/{name}", "condition=Ready", 120)
+        yield told
+        self.kubectl("exec", name, "--", "touch", "/tmp/stop")
+        told |= json.loads(self.output(name, 180))
+
+    def output(self, name: str, seconds: float) -> str:
+        """What the pod of a program has printed once it has ended. Raises `AssertionError` with it if it failed."""
         eventually(lambda: self._phase(name) in ("Succeeded", "Failed"), seconds, f"pod {name} to end")
         output = self.kubectl("logs", name)
         phase = self._phase(name)
@@ -110,15 +125,16 @@ def eventually(holds: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.5)
 
 
-def install(release: str, namespace: str) -> None:
-    """The chart, with the images under test."""
-    arguments = ["--namespace", namespace, "--wait", "--timeout=2m"]
+def install(release: str, namespace: str, *values: str) -> None:
+    """Installs or upgrades the chart, with the images under test and further values."""
+    arguments = ["--install", "--namespace", namespace, "--wait", "--timeout=2m"]
+    arguments += [argument for value in values for argument in ("--set", value)]
     for key, role in (("image", "operator"), ("stageImage", "stage"), ("draftImage", "draft")):
         repository, _, tag = IMAGES[role].rpartition(":")
         arguments += ["--set", f"{key}.repository={repository}", "--set-string", f"{key}.tag={tag}"]
     if run("helm", "version", "--short").startswith("v4"):
         arguments.append("--server-side=false")  # for servers before 1.25: see Namespace.apply
-    run("helm", "install", release, str(ROOT / "charts" / "pipedec"), *arguments, timeout=400)
+    run("helm", "upgrade", release, str(ROOT / "charts" / "pipedec"), *arguments, timeout=400)
 
 
 def model_cache(namespace: Namespace) -> Object:

@@ -77,9 +77,9 @@ def ask(space: Namespace) -> str:
     return str(answer["text"])
 
 
-def pods(space: Namespace) -> dict[str, str]:
+def pods(space: Namespace, name: str = "smollm2") -> dict[str, str]:
     """The uid of every pod of the pipeline, by its Deployment."""
-    found = space.list("pods", "pipedec.dev/deployment=smollm2")
+    found = space.list("pods", f"pipedec.dev/deployment={name}")
     return {each["metadata"]["name"].rsplit("-", 2)[0]: each["metadata"]["uid"] for each in found}
 
 
@@ -95,6 +95,14 @@ def test_apply_and_wait(space: Namespace, example: Object) -> None:
     stages = example["spec"]["pipeline"]["stages"]
     assert status["readyStages"] == f"{stages}/{stages}"
     assert len(pods(space)) == stages + 1
+    eventually(lambda: all("layers" in row for row in _stages(space)), 60, "the division of the layers")
+    ends = [tuple(map(int, row["layers"].split("-"))) for row in _stages(space)]
+    assert [start for start, _ in ends] == [0, *(end + 1 for _, end in ends[:-1])]
+
+
+def _stages(space: Namespace) -> list[Object]:
+    found: list[Object] = space.get("pdd", "smollm2")["status"]["stages"]
+    return found
 
 
 def test_a_completion_is_the_same_as_on_one_machine(space: Namespace, expected: str) -> None:
@@ -103,6 +111,29 @@ def test_a_completion_is_the_same_as_on_one_machine(space: Namespace, expected: 
 
 def test_helm_test(space: Namespace) -> None:
     run("helm", "test", RELEASE, "--namespace", space.name, "--timeout=3m", timeout=240)
+
+
+def test_an_upgrade_of_the_operator_leaves_every_pod_alone_and_takes_its_rights_away(space: Namespace) -> None:
+    """From here on the operator keeps this namespace alone, with a Role and nothing of the cluster's."""
+    before, operator = pods(space), _operators(space)
+    install(RELEASE, space.name, f"watchNamespaces={{{space.name}}}", "rbac.aggregate=false", "logLevel=DEBUG")
+    eventually(lambda: len(_operators(space)) == 1 and not _operators(space) & operator, 60, "another operator")
+    for kind in ("clusterroles", "clusterrolebindings"):
+        assert space.list(kind, f"app.kubernetes.io/instance={RELEASE}") == []
+    assert len(space.list("roles", f"app.kubernetes.io/instance={RELEASE}")) == 1
+    account = f"system:serviceaccount:{space.name}:{RELEASE}-pipedec-operator"
+    for right in (("list", "secrets"), ("get", "pods"), ("create", "pods"), ("list", "pdd", "--all-namespaces")):
+        asked = subprocess.run(
+            ["kubectl", "-n", space.name, "auth", "can-i", *right, "--as", account],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert asked.stdout.strip() == "no", right
+    assert pods(space) == before
+
+
+def _operators(space: Namespace) -> set[str]:
+    found = space.list("pods", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator")
+    return {each["metadata"]["uid"] for each in found}
 
 
 def test_a_stage_that_dies_comes_back_and_the_others_stay(space: Namespace, expected: str) -> None:
@@ -152,6 +183,29 @@ def test_an_operator_that_dies_changes_nothing(space: Namespace) -> None:
     space.kubectl("delete", "pod", "-l", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator")
     space.wait(f"deployment/{RELEASE}-pipedec-operator", "condition=Available", 120)
     assert pods(space) == before
+
+
+def test_no_request_fails_while_pipelines_are_replaced_and_scaled_in(space: Namespace, example: Object) -> None:
+    spec = example["spec"] | {"replicas": 2, "pipeline": {"stages": 2}}
+    pair = {**example, "metadata": {"name": "pair"}, "spec": spec}
+    space.apply(pair)
+    space.wait("pdd/pair", "condition=Ready", READY_SECONDS)
+    before = pods(space, "pair")
+    with space.load("load", str(space.get("pdd", "pair")["status"]["url"]), "pair", PROMPT, "4", "4") as told:
+        spec["serving"] = example["spec"].get("serving", {}) | {"maxContext": 1024}  # all pods read it
+        space.apply(pair)
+        eventually(
+            lambda: len(now := pods(space, "pair")) == 6 and not {*now.values()} & {*before.values()},
+            READY_SECONDS,
+            "all pods to be replaced",
+        )
+        space.wait("pdd/pair", "condition=Ready", READY_SECONDS)
+        space.kubectl("scale", "pdd/pair", "--replicas=1")
+        eventually(lambda: {name[:6] for name in pods(space, "pair")} == {"pair-0"}, 180, "one pipeline")
+    assert told["failures"] == []
+    assert len(told["texts"]) == 1
+    assert told["answers"] > 8
+    space.kubectl("delete", "pdd", "pair", "--timeout=60s")
 
 
 def test_a_model_that_is_missing_is_named(space: Namespace, example: Object, tmp_path: Path) -> None:
