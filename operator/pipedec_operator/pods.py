@@ -212,7 +212,7 @@ def _volumes(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> li
         volumes.append({"name": "api", "secret": {"secretName": key.name, "items": items, "defaultMode": 0o440}})
     for index, claim in enumerate(_claims(resource, pod.role)):
         volumes.append({"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim}})
-    return volumes
+    return [*volumes, *map(dict, settings.volumes or ())]
 
 
 def _mounts(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> list[Object]:
@@ -228,4 +228,4 @@ def _mounts(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> lis
         mounts.append({"name": "api", "mountPath": str(API_KEY_DIR), "readOnly": True})
     for index, claim in enumerate(_claims(resource, pod.role)):
         mounts.append({"name": f"claim-{index}", "mountPath": str(CLAIMS_DIR / claim), "readOnly": True})
-    return mounts
+    return [*mounts, *map(dict, settings.volume_mounts or ())]

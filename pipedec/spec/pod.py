@@ -104,6 +104,10 @@ class PodSettings(Strict):
     """Size of /dev/shm, as a memory-backed volume; absent: the container runtime's default."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] | None = None
     """Further environment variables of the container."""
+    volumes: Annotated[tuple[Passthrough, ...], Field(max_length=32)] | None = None
+    """Further Kubernetes Volumes of the pod."""
+    volume_mounts: Annotated[tuple[Passthrough, ...], Field(max_length=32)] | None = None
+    """Further Kubernetes VolumeMounts of the container."""
     labels: Labels | None = None
     """Further labels of the pod. Our own labels cannot be overwritten."""
     annotations: Annotations | None = None

@@ -172,6 +172,17 @@ def test_a_variable_of_the_user_replaces_ours_that_is_not_reserved() -> None:
     assert env_of(pod)["HF_HOME"] == "/elsewhere"
 
 
+@pytest.mark.parametrize(("role", "name"), [("draft", "lion-0-draft"), ("pipeline", "lion-0-stage-1")])
+def test_volumes_of_the_user_come_beside_ours(role: str, name: str) -> None:
+    volume, mount = {"name": "ca", "configMap": {"name": "ca"}}, {"name": "ca", "mountPath": "/etc/ssl/certs"}
+    given = {**manifest()["spec"][role], "volumes": [volume], "volumeMounts": [mount]}
+    before, pod = (
+        found[f"Deployment/{name}"]["spec"]["template"]["spec"] for found in (children(), children(**{role: given}))
+    )
+    assert pod["volumes"] == [*before["volumes"], volume]
+    assert pod["containers"][0]["volumeMounts"] == [*before["containers"][0]["volumeMounts"], mount]
+
+
 def test_a_suspended_pipeline_has_no_pods_and_keeps_its_address() -> None:
     found = children(suspend=True)
     assert all(child["spec"]["replicas"] == 0 for child in found.values() if child["kind"] == "Deployment")

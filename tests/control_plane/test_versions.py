@@ -33,6 +33,8 @@ EVERYTHING: dict[str, Any] = {
         "runtimeClassName": "nvidia",
         "schedulerName": "volcano",
         "shmSize": "1Gi",
+        "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "volumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/certs"}],
         "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
     },
     "images": {"pullSecrets": [{"name": "registry"}]},
