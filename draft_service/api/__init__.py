@@ -5,7 +5,7 @@
     admission      body -> sequences to generate      replies      sequences -> response bodies
     transcript     tokens -> text of one sequence     streaming    server-sent events, clients that go away
     run            all sequences of one request       server       uvicorn inside a running event loop
-    live           the page that shows the pipeline
+    live           the page that shows the pipeline   connections  what a client's connection may cost
 
 Nothing here knows of trees, stages or sockets of the pipeline.
 """

@@ -6,9 +6,12 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from draft_service.api.connections import Connection, ConnectionLimits
 
 KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep idle connections: they, not we, close them
 
@@ -20,6 +23,7 @@ async def serve(
     stop: asyncio.Event,
     *,
     drain_seconds: int = 45,
+    limits: ConnectionLimits | None = None,
     on_listening: Callable[[int], None] | None = None,
 ) -> None:
     """Serve `app` until `stop` is set; then take no more connections, and give running answers `drain_seconds`.
@@ -28,9 +32,12 @@ async def serve(
     is told the port (useful when `port` is 0) once connections are accepted. Raises `OSError` if the address cannot
     be had.
     """
+    limits = limits or ConnectionLimits()
     listener = _listen(host, port)
+    limits.apply_to(listener)
     config = uvicorn.Config(
         app,
+        http=partial(Connection, limits=limits),  # type: ignore[arg-type]  # called like the class, and so it may be
         lifespan="off",
         ws="none",
         access_log=False,

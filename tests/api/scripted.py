@@ -17,6 +17,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from draft_service.api import serve
+from draft_service.api.connections import ConnectionLimits
 from draft_service.generation import EngineInfo, GenerationRequest, RequestStatistics, TokenEvent
 from draft_service.text import Tokenizer
 from pipedec.spec.report import PipelineReport
@@ -131,7 +132,9 @@ class Served:
 
 
 @contextmanager
-def served(app: ASGIApp, host: str = "127.0.0.1", drain_seconds: int = 5) -> Iterator[Served]:
+def served(
+    app: ASGIApp, host: str = "127.0.0.1", drain_seconds: int = 5, limits: ConnectionLimits | None = None
+) -> Iterator[Served]:
     """`app` behind a real uvicorn in a thread."""
     started: queue.SimpleQueue[Served] = queue.SimpleQueue()
 
@@ -141,7 +144,7 @@ def served(app: ASGIApp, host: str = "127.0.0.1", drain_seconds: int = 5) -> Ite
         def tell(port: int) -> None:
             started.put(Served(port, stop))
 
-        await serve(app, host, 0, stop.opened, drain_seconds=drain_seconds, on_listening=tell)
+        await serve(app, host, 0, stop.opened, drain_seconds=drain_seconds, limits=limits, on_listening=tell)
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()

@@ -102,3 +102,23 @@ def test_the_deadline_holds_also_for_who_does_not_read(service: Service) -> None
         assert told == continuation(PROMPT, len(told))
 
     asyncio.run(scenario())
+
+
+def test_a_hundred_unread_streams_cost_the_token_loop_no_step(service: Service) -> None:
+    async def steps_of_a_request(engine: PipelineEngine) -> int:
+        before = service.scheduler.counts.batches
+        assert await tokens_of(engine.generate(GenerationRequest(OTHER, 30))) == continuation(OTHER, 30)
+        return service.scheduler.counts.batches - before
+
+    async def scenario() -> None:
+        engine = engine_of(service, max_requests=100)
+        alone = await steps_of_a_request(engine)
+        idle = [engine.generate(GenerationRequest((*PROMPT, number % VOCABULARY), 4)) for number in range(100)]
+        for each in idle:
+            await first_of(each)
+        await until_paused(service)
+        assert await steps_of_a_request(engine) == alone
+        for each in idle:
+            await each.aclose()
+
+    asyncio.run(scenario())
