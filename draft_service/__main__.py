@@ -12,6 +12,7 @@ from draft_service.api import serve
 from draft_service.assembly import LoadedModels, assemble_app, assemble_head, load_models
 from pipedec.config import DraftConfig
 from pipedec.errors import PipeDecError
+from pipedec.logs import configure_draft, fields
 from pipedec.metrics import service_registry
 from pipedec.wire.sockets import Transport
 
@@ -37,7 +38,7 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
                 config.http_host,
                 port,
                 closed := asyncio.Event(),
-                on_listening=lambda bound: _log.info("listening on http://%s:%d", config.http_host, bound),
+                on_listening=lambda bound: _log.info("listening", extra=fields(host=config.http_host, port=bound)),
             )
         )
         serving_http.add_done_callback(lambda _: stop.set())
@@ -49,11 +50,12 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
         await serving_http
         head.stop()
         await running
+        _log.info("stopped")
 
 
 def main() -> int:
     config = DraftConfig.from_env()
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s draft: %(message)s")
+    configure_draft(config)
     models = load_models(config)
     gc.freeze()  # what is loaded stays: the collector need not walk it again with every tree that comes and goes
     asyncio.run(run(config, models))

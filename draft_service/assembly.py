@@ -24,6 +24,7 @@ from draft_service.text import Tokenizer, load_tokenizer
 from pipedec.config import DraftConfig
 from pipedec.cost import StepCost
 from pipedec.errors import ManifestError
+from pipedec.logs import Milestones, fields
 from pipedec.metrics.head import HeadMetrics
 from pipedec.metrics.requests import RequestMetrics
 from pipedec.model.devices import choose_device
@@ -59,9 +60,7 @@ def load_models(config: DraftConfig) -> LoadedModels:
     spec = resource.spec
     torch.set_num_threads(config.threads or spec.serving.threads or torch.get_num_threads())
 
-    def fetching(what: str, fraction: float | None) -> None:
-        _log.info("%s%s", what, "" if fraction is None else f": {fraction:.0%}")
-
+    fetching = Milestones(_log)
     path = resolve(spec.model.uri, config.model_cache, fetching, claims=config.claims_dir)
     shape = model_shape(path)
     split = split_layers(spec, read_config(path))
@@ -110,7 +109,7 @@ def _load_draft(
         first=True,
         last=True,
     )
-    _log.info("loaded a draft of %d layers on %s", layers, model.device)
+    _log.info("draft loaded", extra=fields(layers=layers, device=model.device))
     return Drafter(SpanExecutor(model, slots), spec.speculation.children)
 
 

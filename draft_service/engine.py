@@ -13,6 +13,7 @@ from draft_service.generation import EngineInfo, GenerationRequest, TokenEvent
 from draft_service.loop import Head
 from draft_service.scheduler import Output
 from pipedec.errors import PipeDecError, RequestError, UnavailableError
+from pipedec.logs import fields
 from pipedec.spec.report import PipelineReport
 
 _log = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ class PipelineEngine:
         """Be no longer ready; after `notice` seconds take no new requests, let running ones end for `seconds`, then end
         the rest with an error."""
         self.leaving = True
+        _log.info("drain begun", extra=fields(requests=len(self._streams), seconds=seconds, notice=notice or None))
         await asyncio.sleep(notice)
         self._draining = True
         if self._streams:
@@ -142,6 +144,8 @@ class PipelineEngine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
+        left = len(self._streams)
+        _log.log(logging.WARNING if left else logging.INFO, "drain ended", extra=fields(requests_cut=left))
         self._fail(UnavailableError("the service is shutting down", retry_after=5.0), None)
 
     def _deliver_soon(self, outputs: Sequence[Output]) -> None:

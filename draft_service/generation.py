@@ -16,12 +16,14 @@ FinishReason = Literal["stop", "length"]
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One sequence to generate. `end_tokens` end it (empty with `ignore_eos`); they are emitted as the last event's
-    token but are not text. `max_tokens` >= 1 and len(prompt) + max_tokens <= the model's context."""
+    token but are not text. `max_tokens` >= 1 and len(prompt) + max_tokens <= the model's context. `id` is what logs
+    call it."""
 
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
     end_tokens: frozenset[int] = frozenset()
+    id: str = ""
 
 
 @dataclass(slots=True)

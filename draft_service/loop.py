@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from draft_service.drafter import Proposer
 from draft_service.formation import Action, EpochBegun, EpochLive, EpochLost, Members, Send
 from draft_service.generation import GenerationRequest
+from draft_service.journal import Journal
 from draft_service.live.tap import Tap
 from draft_service.scheduler import Output, Scheduler
 from draft_service.speculation import Speculation
@@ -23,6 +24,7 @@ from draft_service.transit import Patience, Transit
 from pipedec.cost import StepCost
 from pipedec.errors import PipeDecError, ProtocolError, UnavailableError
 from pipedec.health import Health
+from pipedec.logs import fields
 from pipedec.metrics.head import HeadState
 from pipedec.wire import codec
 from pipedec.wire.messages import BEAT_SECONDS, Heartbeat, Refused, Shutdown, Started, Verdict
@@ -30,6 +32,7 @@ from pipedec.wire.sockets import ControlServer, DataReceiver, DataSender, Poller
 from pipedec.wire.wakeup import Wakeup
 
 WARM_UP = -1  # key of the request that proves that a forward pass works before the service says it is ready
+WARM_UP_PROMPT = (0, 0)
 CONNECT_SECONDS = 5.0  # for the link to stage 0, once that stage has said that it listens
 PATIENCE_SECONDS = (10.0, 120.0)  # for a batch in the pipeline: at least, and as long as none has ever come back
 
@@ -79,6 +82,7 @@ class Head:
         self._poller = Poller(links.control, links.verdicts, self._wakeup)
         self._next_tick = 0.0
         self._rejected = 0
+        self._journal = Journal()
         self._stopping = False
         self._deliver: Callable[[Sequence[Output]], None] = lambda outputs: None
         self._fail: Fail = lambda error, key: None
@@ -193,7 +197,9 @@ class Head:
             if isinstance(message, Heartbeat) and self._cost is not None and message.stage < self._members.stages:
                 self._cost.observe(message.stage, message.seconds)
                 self.tap.beat(time.monotonic(), message.stage, message.seconds)
-            self._act(self._members.receive(peer, message, time.monotonic()))
+            actions = self._members.receive(peer, message, time.monotonic())
+            self._journal.heard(message, actions)
+            self._act(actions)
 
     def _receive_verdicts(self) -> None:
         outputs: list[Output] = []
@@ -203,7 +209,7 @@ class Head:
                 outputs += self._scheduler.on_verdict(verdict)
         if any(key == WARM_UP for key, _ in outputs):
             self.status = replace(self.status, ready=True, ever_ready=True, reason="")
-            _log.info("ready: a forward pass has gone through all %d stages", self._members.stages)
+            _log.info("ready", extra=fields(epoch=self._scheduler.epoch, stages=self._members.stages))
             outputs = [output for output in outputs if output[0] != WARM_UP]
         if outputs:
             self._deliver(outputs)
@@ -229,12 +235,13 @@ class Head:
                     self._scheduler.counts.refused_registrations += isinstance(message, Refused)
                     if not self._links.control.send(peer, message):
                         pending.extend(self._members.unreachable(peer, time.monotonic()))
-                case EpochBegun(_, _, address):
+                case EpochBegun(epoch, slots, address):
+                    _log.info("epoch begun", extra=fields(epoch=epoch, stages=self._members.stages, slots=slots))
                     self._connect(address)
                 case EpochLive(epoch, slots):
                     pending.extend(self._begin(epoch, slots))
                 case EpochLost(epoch, reason):
-                    _log.warning("epoch %d is lost: %s", epoch, reason)
+                    _log.warning("epoch lost", extra=fields(epoch=epoch, step=self._transit.oldest, reason=reason))
                     self._scheduler.stop_epoch()
                     self._transit.clear()
                     self._scheduler.counts.epochs_lost += 1
@@ -249,7 +256,7 @@ class Head:
     def _begin(self, epoch: int, slots: int) -> Iterable[Action]:
         if self._sender is None or not self._sender.connected(CONNECT_SECONDS):
             return self._members.abandon("stage 0 cannot be reached on its data address", time.monotonic())
-        _log.info("epoch %d is live: %d stages, %d KV slots", epoch, self._members.stages, slots)
+        _log.info("epoch live", extra=fields(epoch=epoch, stages=self._members.stages, slots=slots))
         self._scheduler.start_epoch(epoch, slots)
         self.tap.live(time.monotonic())
         if self._speculation is not None:
@@ -258,13 +265,13 @@ class Head:
         self.status = replace(self.status, epoch=epoch, ready=ready, reason="warming up", missing=())
         if not self.status.ever_ready:
             self._scheduler.abort(WARM_UP)
-            self._scheduler.submit(WARM_UP, GenerationRequest(prompt=(0, 0), max_tokens=1))
+            self._scheduler.submit(WARM_UP, GenerationRequest(WARM_UP_PROMPT, max_tokens=1))
         return ()
 
     def _work(self) -> None:
         """Say what failed, and send what can be sent: cancellations, the next batch, the draft model's next run."""
         for key, error in self._scheduler.take_failed():
-            _log.error("request %d is given up: %s", key, error)
+            _log.error("request given up", extra=fields(key=key, epoch=self._scheduler.epoch, reason=error))
             self._fail(error, key)
         if (cancel := self._scheduler.take_cancel()) is not None:
             for peer in self._members.peers:
@@ -272,7 +279,7 @@ class Head:
                     self._act(self._members.unreachable(peer, time.monotonic()))
         while (batch := self._scheduler.compose()) is not None:
             assert self._sender is not None
-            self._admit()
+            self._admit(batch.step)
             if self._sender.send(codec.encode(batch)):
                 self._transit.sent(batch.step, batch.num_rows, now := time.monotonic())
                 if self.tap.watched:
@@ -282,11 +289,12 @@ class Head:
         if self._speculation is not None:
             self._speculation.work()
 
-    def _admit(self) -> None:
+    def _admit(self, step: int) -> None:
         now = time.monotonic()
         for sequence in self._scheduler.take_admitted():
             if sequence.statistics.admitted is None:
                 sequence.statistics.admitted = now
+            self._journal.admitted(sequence, self._scheduler.epoch, step)
 
     def _stop(self) -> None:
         self._stopping = True

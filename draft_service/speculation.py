@@ -14,6 +14,7 @@ from draft_service.draft_runner import DraftRunner, Outcome
 from draft_service.drafter import Proposer
 from draft_service.scheduler import Scheduler
 from draft_service.transit import Patience, Transit
+from pipedec.logs import fields
 
 BACKOFF = (1.0, 60.0)  # seconds until a draft model that failed is tried again: at first, and at most
 SETTLED = 60.0  # seconds without a failure, after which the next one counts as the first
@@ -61,7 +62,7 @@ class Speculation:
             self._runner.reset(self._scheduler.num_slots)
             self._scheduler.restore_draft()
             self.degraded = ""
-            _log.info("the draft model is back")
+            _log.info("draft restored", extra=fields(epoch=self._scheduler.epoch))
 
     def close(self) -> None:
         """End the draft model's thread, after the run in progress."""
@@ -83,7 +84,11 @@ class Speculation:
             self._scheduler.on_proposals(epoch, outcome)
 
     def _lose(self, reason: str, error: Exception | None = None) -> None:
-        _log.error("%s; decoding goes on without speculation", reason, exc_info=error)
+        _log.error(
+            "draft degraded: decoding goes on without speculation",
+            extra=fields(epoch=self._scheduler.epoch, reason=reason),
+            exc_info=error,
+        )
         self._scheduler.lose_draft()
         self._scheduler.counts.draft_failures += 1
         self.degraded = reason

@@ -64,6 +64,7 @@ def _tcp_address(text: str) -> str:
 _port = _number(0, 65535)
 _positive = _number(1, 1024)
 _log_level = _one_of("DEBUG", "INFO", "WARNING", "ERROR")
+_log_format = _one_of("text", "json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,14 @@ class ProcessConfig:
     device: Annotated[
         str, Variable("PIPEDEC_DEVICE", "Torch device, such as cuda:0; auto: an accelerator if there is one.", str)
     ] = "auto"
-    log_level: Annotated[str, Variable("PIPEDEC_LOG_LEVEL", "Least severe level that is logged.", _log_level)] = "INFO"
+    log_level: Annotated[
+        str | None,
+        Variable("PIPEDEC_LOG_LEVEL", "Least severe level that is logged. Default: the manifest's.", _log_level),
+    ] = None
+    log_format: Annotated[
+        str | None,
+        Variable("PIPEDEC_LOG_FORMAT", "Format of log lines, text or json. Default: the manifest's.", _log_format),
+    ] = None
 
     def __post_init__(self) -> None:
         if (self.keys_dir is None) != self.insecure:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipedec.config import StageConfig
 from pipedec.errors import PipeDecError
 from pipedec.health import Health, HealthServer
+from pipedec.logs import configure_stage, fields
 from pipedec.metrics import service_registry
 from pipedec.metrics.stage import StageMetrics
 from pipedec.wire.sockets import Transport
@@ -24,12 +25,12 @@ _log = logging.getLogger("stage_service")
 def main(adapt: Callable[[LoadedStage], LoadedStage] = lambda stage: stage) -> int:
     """Serve until SIGTERM. `adapt` may put another worker in the place of the one that was loaded."""
     config = StageConfig.from_env()
-    logging.basicConfig(level=config.log_level, format=f"%(asctime)s %(levelname)s stage {config.stage}: %(message)s")
+    configure_stage(config)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading; the loop then ends after its step
     health, registry = Health(), service_registry("stage")
     metrics = StageMetrics(registry, config.stage)
     with HealthServer(config.bind_host, config.metrics_port, health, registry) as server:
-        _log.info("health on port %d", server.port)
+        _log.info("listening", extra=fields(health=server.port))
         from stage_service.assembly import assemble, load_stage  # torch takes seconds: probes are answered meanwhile
 
         stage = adapt(load_stage(config, health))
@@ -37,6 +38,7 @@ def main(adapt: Callable[[LoadedStage], LoadedStage] = lambda stage: stage) -> i
             loop = assemble(config, stage, transport, metrics, health)
             signal.signal(signal.SIGTERM, lambda *_: loop.stop())
             loop.run()
+    _log.info("stopped")
     return 0
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from pipedec.config import StageConfig
 from pipedec.errors import ManifestError
 from pipedec.health import Health
+from pipedec.logs import Milestones, fields
 from pipedec.metrics.stage import StageMetrics
 from pipedec.model.devices import choose_device
 from pipedec.model.executor import SpanExecutor
@@ -47,25 +49,26 @@ def load_stage(config: StageConfig, health: Health) -> LoadedStage:
         )
     torch.set_num_threads(config.threads or spec.serving.threads or torch.get_num_threads())
 
-    def fetching(what: str, fraction: float | None) -> None:
-        health.reason = what if fraction is None else f"{what}: {fraction:.0%}"
+    milestones = Milestones(_log)
 
-    path = resolve(spec.model.uri, config.model_cache, fetching, claims=config.claims_dir)
+    def tell(what: str, fraction: float | None) -> None:
+        health.reason = what if fraction is None else f"{what}: {fraction:.0%}"
+        milestones(what, fraction)
+
+    path = resolve(spec.model.uri, config.model_cache, tell, claims=config.claims_dir)
     split = split_layers(spec, read_config(path))
 
-    def loading(fraction: float) -> None:
-        health.reason = f"loading layers {split[config.stage][0]}-{split[config.stage][1] - 1}: {fraction:.0%}"
-
+    span = f"{split[config.stage][0]}-{split[config.stage][1] - 1}"
     model = SpanModel.load(
         path,
         split[config.stage],
         dtype=getattr(torch, spec.model.dtype),
         device=choose_device(config.device),
-        progress=loading,
+        progress=partial(tell, f"loading layers {span}"),
     )
     slots = spec.kv_slots(model_shape(path).max_context)
     worker = StageWorker(SpanExecutor(model, slots), is_last=config.stage == stages - 1)
-    _log.info("loaded layers %d-%d on %s, %d KV slots", model.span[0], model.span[1] - 1, model.device, slots)
+    _log.info("loaded", extra=fields(layers=span, device=model.device, slots=slots))
     ours = revision(spec, split, PROTOCOL_VERSION, identity(path))
     offer = Register(
         stage=config.stage,

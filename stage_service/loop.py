@@ -17,10 +17,11 @@ from typing import Protocol
 
 from pipedec.errors import ProtocolError
 from pipedec.health import Health
+from pipedec.logs import fields
 from pipedec.metrics.stage import StageMetrics
 from pipedec.wire import codec
 from pipedec.wire.codec import Activation, BatchFrames, Buffer, FromHead
-from pipedec.wire.messages import NO_EPOCH, Batch, Cancel, Formation, Register, Shutdown, Started, Verdict
+from pipedec.wire.messages import NO_EPOCH, Batch, Cancel, Formation, Refused, Register, Shutdown, Started, Verdict
 from pipedec.wire.sockets import ControlClient, DataReceiver, DataSender, Poller, Transport
 from pipedec.wire.wakeup import Wakeup
 from stage_service.accounts import TimeByState, UsefulRows
@@ -111,6 +112,8 @@ class StageLoop:
 
     def _listen(self) -> None:
         while (message := self._heard.popleft() if self._heard else self._control.receive()) is not None:
+            if isinstance(message, Refused) and message.reason != self._session.refusal:
+                _log.warning("refused by the head", extra=fields(reason=message.reason))
             self._session.hear(message, time.monotonic())
             self._obey(message)
         if self._joining is not None and self._sender is not None and self._sender.connected():
@@ -154,7 +157,7 @@ class StageLoop:
         self._time.enter("idle")
         self._metrics.formations += 1
         self._report()
-        _log.info("joined epoch %d: %d KV slots, successor %s", formation.epoch, formation.slots, sender.address)
+        _log.info("epoch joined", extra=fields(epoch=formation.epoch, slots=formation.slots, successor=sender.address))
 
     def _take_batch(self) -> None:
         frames = self._receiver.receive()
@@ -180,7 +183,7 @@ class StageLoop:
             self._leave(f"step {batch.step} could not be computed")
             return
         except Exception:
-            _log.error("step %d of epoch %d failed; this process ends", batch.step, batch.epoch)
+            _log.error("step failed; this process ends", extra=fields(epoch=batch.epoch, step=batch.step))
             raise
         self._want_more()  # a batch of which nothing was computed made no progress
         self._count(batch, result.rows, self._time.enter("blocked"))
@@ -231,7 +234,7 @@ class StageLoop:
     def _speak(self) -> None:
         now = time.monotonic()
         if self._session.is_silent(now):
-            _log.warning("the head is silent; connecting to %s anew", self._head_address)
+            _log.warning("head silent; connecting anew", extra=fields(head=self._head_address))
             self._poller.forget(self._control)
             self._malformed -= self._control.malformed
             self._control.close()
@@ -258,11 +261,11 @@ class StageLoop:
 
     def _drop_impossible(self, what: str) -> None:
         self._metrics.dropped["impossible"] += 1
-        _log.error("dropped in epoch %d: %s", self._session.epoch, what)
+        _log.error("message dropped", extra=fields(epoch=self._session.epoch, reason=what))
 
     def _leave(self, reason: str) -> None:
         """This epoch is over for this stage: without each of its batches the KV would be wrong."""
-        _log.warning("leaving epoch %d: %s", self._session.epoch, reason)
+        _log.warning("epoch left", extra=fields(epoch=self._session.epoch, step=self._next_step, reason=reason))
         self._hang_up()
 
     def _hang_up(self) -> None:

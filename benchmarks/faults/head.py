@@ -4,7 +4,6 @@ does not answer while FOLDER/slow is."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from draft_service.__main__ import run
 from draft_service.assembly import load_models
 from draft_service.drafter import Children, Proposer
 from pipedec.config import DraftConfig
+from pipedec.logs import configure_draft
 from pipedec.wire.messages import Batch
 
 
@@ -37,7 +37,7 @@ class Unreliable:
 
 def main() -> None:
     config = DraftConfig.from_env()
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s draft: %(message)s")
+    configure_draft(config)
     models = load_models(config)
     draft = Unreliable(models.draft, Path(sys.argv[1])) if models.draft is not None else None
     asyncio.run(run(config, replace(models, draft=draft)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from draft_service.__main__ import run
 from draft_service.assembly import load_models
 from draft_service.drafter import Children, Proposer
 from pipedec.config import DraftConfig
+from pipedec.logs import configure_draft
 from pipedec.wire.messages import Batch
 
 
@@ -34,7 +34,7 @@ class HeldDraft:
 
 def main() -> None:
     config, scene = DraftConfig.from_env(), Scene.from_environment()
-    logging.basicConfig(level=config.log_level)
+    configure_draft(config)
     models = load_models(config)
     if models.draft is not None:
         emulated = EmulatedDraft(scene.served(), scene.noise, scene.children)

@@ -157,7 +157,7 @@ class Endpoint:
     async def _answer(self, body: GenerationBody, admission: Admission, reply: Reply, request: Request) -> Response:
         self._metrics.params_n.observe(body.n or 1)
         self._metrics.params_max_tokens.observe(max(each.max_tokens for each in admission.sequences))
-        run = Run(admission, self._engine, self._tokenizer, self._metrics)
+        run = Run(request.state.request_id, admission, self._engine, self._tokenizer, self._metrics)
         if body.stream:
             return EventStream(reply, run, body.stream_options or StreamOptions())
         said: list[list[Delta]] = [[] for _ in range(run.num_choices)]

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from draft_service.api.errors import error_response
+from pipedec.logs import fields
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class RequestEnvelope:
         except Exception as error:
             if started:
                 raise
-            log.exception("request %s failed", request_id)
+            log.exception("request failed", extra=fields(request=request_id))
             await error_response(error)(scope, receive, send_enveloped)
 
 

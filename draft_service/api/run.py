@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from draft_service.api.admission import Admission
 from draft_service.api.transcript import Delta, Transcript
 from draft_service.generation import Engine, GenerationRequest, RequestStatistics
 from draft_service.text import Tokenizer
-from pipedec.metrics.requests import RequestMetrics
+from pipedec.errors import PipeDecError
+from pipedec.logs import fields
+from pipedec.metrics.declared.requests import FinishedReason
+from pipedec.metrics.requests import RequestMetrics, RequestRecord
 
 Emit = Callable[[Delta], Awaitable[None]]
 
+_log = logging.getLogger(__name__)
+
 
 class Run:
-    """One run of the admitted sequences; counts what they cost."""
+    """One run of the admitted sequences; counts what they cost. Logs call them by `id`."""
 
-    def __init__(self, admission: Admission, engine: Engine, tokenizer: Tokenizer, metrics: RequestMetrics) -> None:
-        self._engine, self._tokenizer, self._metrics = engine, tokenizer, metrics
+    def __init__(
+        self, id: str, admission: Admission, engine: Engine, tokenizer: Tokenizer, metrics: RequestMetrics
+    ) -> None:
+        self._id, self._engine, self._tokenizer, self._metrics = id, engine, tokenizer, metrics
         self._sequences, self._stops = admission.sequences, admission.stops
         self.num_prompt_tokens = admission.num_prompt_tokens
         self.num_generated_tokens = 0
@@ -50,26 +59,53 @@ class Run:
 
     async def _generate(self, index: int, sequence: GenerationRequest, emit: Emit) -> None:
         record = self._metrics.begin(len(sequence.prompt))
-        transcript = Transcript(index, self._tokenizer, self._stops, sequence.sampling.min_tokens)
-        delta = Delta(index, "")
+        reason: FinishedReason = "error"
+        failure: Exception | None = None
         try:
-            async with aclosing(self._engine.generate(sequence)) as events:
-                async for event in events:
-                    statistics = event.statistics or RequestStatistics()
-                    record.token(statistics.admitted)
-                    self.num_generated_tokens += 1
-                    if event.statistics is not None:
-                        self._statistics[index] = event.statistics
-                    if delta := transcript.push(event):
-                        await emit(delta)
-                    if delta.finish:
-                        break
-            if delta.finish is None:
-                raise RuntimeError("the engine ended a sequence without a reason")
+            reason = await self._stream(index, sequence, emit, record)
         except asyncio.CancelledError:
-            record.finish("abort")
+            reason = "abort"
             raise
-        except Exception:
-            record.finish("error")
+        except Exception as error:
+            failure = error
             raise
-        record.finish(delta.finish)
+        finally:
+            record.finish(reason)
+            self._tell(index, record, reason, failure)
+
+    async def _stream(
+        self, index: int, sequence: GenerationRequest, emit: Emit, record: RequestRecord
+    ) -> FinishedReason:
+        transcript = Transcript(index, self._tokenizer, self._stops, sequence.sampling.min_tokens)
+        async with aclosing(self._engine.generate(replace(sequence, id=self._id))) as events:
+            async for event in events:
+                statistics = event.statistics or RequestStatistics()
+                if record.token(statistics.admitted):
+                    _log.info("request first token", extra=fields(**self._names(index), **record.told()))
+                self.num_generated_tokens += 1
+                if event.statistics is not None:
+                    self._statistics[index] = event.statistics
+                if delta := transcript.push(event):
+                    await emit(delta)
+                if delta.finish:
+                    return delta.finish
+        raise RuntimeError("the engine ended a sequence without a reason")
+
+    def _names(self, index: int) -> dict[str, object]:
+        return {"request": self._id, "choice": index if self.num_choices > 1 else None}
+
+    def _tell(self, index: int, record: RequestRecord, reason: FinishedReason, failure: Exception | None) -> None:
+        statistics = self._statistics.get(index, RequestStatistics())
+        why = failure if isinstance(failure, PipeDecError) else failure and type(failure).__name__
+        _log.log(
+            logging.WARNING if reason == "error" else logging.INFO,
+            "request finished",
+            extra=fields(
+                **self._names(index),
+                reason=reason,
+                error=why,
+                **record.told(),
+                hit_rate=statistics.hit_rate,
+                steps=statistics.steps,
+            ),
+        )

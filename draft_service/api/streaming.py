@@ -17,6 +17,7 @@ from draft_service.api.replies import Json, Reply, cost, usage
 from draft_service.api.run import Run
 from draft_service.api.transcript import Delta
 from pipedec.errors import PipeDecError
+from pipedec.logs import fields
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class EventStream(Response):
         try:
             await while_connected(receive, self._stream(scope, send))
         except ClientGone:
-            log.debug("the client of request %s went away", scope["state"]["request_id"])
+            log.debug("client gone", extra=fields(request=scope["state"]["request_id"]))
 
     async def _stream(self, scope: Scope, send: Send) -> None:
         async def emit(delta: Delta) -> None:
@@ -86,7 +87,7 @@ class EventStream(Response):
             if not self._started:
                 raise
             if not isinstance(error, PipeDecError):
-                log.exception("the stream of request %s failed", scope["state"]["request_id"])
+                log.exception("stream failed", extra=fields(request=scope["state"]["request_id"]))
             _, body = error_body(error)
             await self._write(send, body)
         else:

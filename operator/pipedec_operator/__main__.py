@@ -10,7 +10,7 @@ from typing import Annotated
 import kopf
 import typer
 
-from pipedec import __version__
+from pipedec import __version__, logs
 from pipedec.errors import PipeDecError
 from pipedec.health import Health, HealthServer
 from pipedec.metrics import service_registry
@@ -41,10 +41,11 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Resources worked on at the same time.")] = 4,
     resync_seconds: Annotated[float, typer.Option(min=1, help="How often every resource is looked at anyway.")] = 300,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
 ) -> None:
     """Keep every PipeDecDeployment."""
     labels = dict(map(_label, pod_monitor_label or ()))
-    logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(log_level, log_format, "operator")
     logging.getLogger("kopf").setLevel(max(logging.getLevelName(log_level), logging.WARNING))
     registry = service_registry("operator")
     metrics = OperatorMetrics(registry)

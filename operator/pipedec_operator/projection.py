@@ -16,19 +16,21 @@ from pipedec.spec import DeploymentSpec, PipeDecDeployment, PodSettings
 from pipedec.spec.deployment import API_VERSION, KIND
 from pipedec_operator.names import DRAFT, STAGE
 
-_IN_THE_CLUSTER_ALONE = {
+_NOT_READ_BY_THE_DRAFT = {
     "replicas": True, "images": True, "model_cache": True, "network_policy": True, "suspend": True,
     "progress_deadline_seconds": True,
     "model": {"token_secret_ref"},
     "pipeline": {*PodSettings.model_fields, "overrides"},
     "draft": set(PodSettings.model_fields),
     "serving": {"service"},
+    "logging": {"stage_level"},
 }  # fmt: skip
 _READ_BY_STAGES = {
     "model": {"uri", "dtype"},
     "pipeline": {"stages", "layers"},
     "speculation": {"width", "max_rows"},
     "serving": {"max_sequences", "max_context", "kv_slots", "prefill_chunk", "threads"},
+    "logging": {"stage_level", "format"},
 }
 
 
@@ -52,7 +54,7 @@ def manifest_for(role: str, resource: PipeDecDeployment) -> str:
         spec = _dump(resource.spec, include=_READ_BY_STAGES)
     else:
         assert role == DRAFT
-        spec = _dump(resource.spec, exclude=_IN_THE_CLUSTER_ALONE)
+        spec = _dump(resource.spec, exclude=_NOT_READ_BY_THE_DRAFT)
     manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": resource.metadata.name}, "spec": spec}
     return yaml.safe_dump(manifest, sort_keys=False)
 

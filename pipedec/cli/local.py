@@ -29,7 +29,8 @@ class Local:
     api_key_file: Path | None = None
     devices: tuple[str, ...] = ()
     """Torch devices, dealt out in turn to the draft and the stages."""
-    log_level: str = "INFO"
+    log_level: str | None = None
+    """Of all processes; None: the manifest's."""
     show_text: bool | None = None
     """Whether the live page shows texts; None: as the manifest says, else to those who are on this machine."""
 

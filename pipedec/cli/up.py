@@ -59,7 +59,7 @@ def up(
         pipedec up -f examples/smollm2.yaml
     """
     manifest = with_policy(load_manifest(file), policy)
-    local = Local(host, port, api_key_file, tuple(device or ()), "INFO" if verbose else "WARNING", show_text)
+    local = Local(host, port, api_key_file, tuple(device or ()), None if verbose else "WARNING", show_text)
 
     with local_pipeline(manifest, local) as pipeline:
 

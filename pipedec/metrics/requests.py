@@ -61,8 +61,9 @@ class RequestRecord:
         self._num_tokens = 0
         self._admitted: float | None = None
 
-    def token(self, admitted: float | None = None) -> None:
-        """A token came. `admitted`: when the request got its place in the pipeline, where that is known."""
+    def token(self, admitted: float | None = None) -> bool:
+        """A token came; whether it is the first. `admitted`: when the request got its place in the pipeline, where that
+        is known."""
         self._admitted = self._admitted or admitted
         metrics, now = self._metrics, self._metrics.clock()
         self._num_tokens += 1
@@ -74,6 +75,19 @@ class RequestRecord:
         else:
             metrics.inter_token_latency.observe(now - self._latest)
         self._latest = now
+        return self._num_tokens == 1
+
+    def told(self) -> dict[str, float | int | None]:
+        """Its tokens and times so far, for a log: seconds from its arrival."""
+        first = self._first - self._arrival if self._num_tokens else None
+        queued = None if self._admitted is None else self._admitted - self._arrival
+        return {
+            "prompt_tokens": self._num_prompt_tokens,
+            "tokens": self._num_tokens,
+            "seconds": self._metrics.clock() - self._arrival,
+            "queue_seconds": queued,
+            "first_token_seconds": first,
+        }
 
     def finish(self, reason: FinishedReason) -> None:
         """The request is over. Latencies and lengths tell only of requests that were answered in full."""

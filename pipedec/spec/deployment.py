@@ -19,6 +19,7 @@ from pipedec.spec.base import (
     Text,
     unless,
 )
+from pipedec.spec.logs import Logging
 from pipedec.spec.pipeline import Pipeline
 from pipedec.spec.pod import PodSettings, SecretKeyRef
 
@@ -241,6 +242,8 @@ class DeploymentSpec(Strict):
     """Where downloaded weights are kept."""
     network_policy: NetworkPolicy = NetworkPolicy()
     """Who may talk to the pods."""
+    logging: Logging = Logging()
+    """What the pods log."""
     suspend: bool = False
     """Remove all pods, and free their devices, but keep the resource, its address and its keys."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=86400)] = 1800

@@ -27,6 +27,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 from pipedec.errors import PipeDecError, ProtocolError
+from pipedec.logs import fields
 from pipedec.wire import codec
 from pipedec.wire.codec import MAX_HEADER_BYTES, BatchFrames, Buffer, FromHead, FromStage
 from pipedec.wire.fields import MAX_ROWS
@@ -206,7 +207,7 @@ class Link:
             except ProtocolError as error:
                 self.malformed += 1
                 if self.malformed & (self.malformed - 1) == 0:  # the 1st, 2nd, 4th, 8th: a flood fills no disk
-                    _log.warning("dropped a malformed message (%d so far): %s", self.malformed, error)
+                    _log.warning("malformed message dropped", extra=fields(so_far=self.malformed, reason=error))
         return None
 
     def _send(self, frames: Sequence[Buffer]) -> bool:

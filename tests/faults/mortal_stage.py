@@ -5,7 +5,6 @@ The weights are loaded once; the stage itself is a fork of that process, and whe
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from dataclasses import replace
 
 from pipedec.config import StageConfig
 from pipedec.health import Health, HealthServer
+from pipedec.logs import configure_stage
 from pipedec.metrics import service_registry
 from pipedec.metrics.stage import StageMetrics
 from pipedec.wire.codec import Activation
@@ -68,7 +68,7 @@ def serve(config: StageConfig, stage: LoadedStage) -> None:
 
 def main() -> None:
     config = StageConfig.from_env()
-    logging.basicConfig(level=config.log_level, format=f"%(asctime)s %(levelname)s stage {config.stage}: %(message)s")
+    configure_stage(config)
     stage = load_stage(config, Health())
     while True:
         child = os.fork()

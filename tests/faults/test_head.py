@@ -16,6 +16,7 @@ from pipedec.wire.sockets import INSECURE, ControlClient, DataSender, Transport
 from stage_service.loop import StageLoop
 from stage_service.worker import StageResult
 from tests.faults.service import STAGES, Service
+from tests.logs import logged
 from tests.sockets import DEADLINE, until
 from tests.symbolic import SymbolicDraft, continuation
 
@@ -124,7 +125,7 @@ def test_a_stage_that_hangs_costs_its_epoch_long_before_it_counts_as_silent(
     for key in (2, 3, 4):
         check_answer(service, key)
     assert service.head.status.epoch > epoch
-    assert "has not come back for" in caplog.text
+    assert "has not come back for" in logged(caplog)
 
 
 def test_a_verdict_that_is_lost_leaves_no_hole(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,7 +144,7 @@ def test_a_verdict_that_is_lost_leaves_no_hole(start: Start, caplog: pytest.LogC
     check_answer(service, 1)
     check_answer(service, 2)
     assert lost.is_set()
-    assert "a verdict is lost: step 10 was answered, but step 9 was not" in caplog.text
+    assert "a verdict is lost: step 10 was answered, but step 9 was not" in logged(caplog)
     assert service.scheduler.counts.epochs_lost == 1
 
 

@@ -34,6 +34,7 @@ from stage_service.loop import StageLoop
 from stage_service.timing import COLD_STEPS
 from stage_service.worker import StageResult
 from tests.head import TestHead
+from tests.logs import logged
 from tests.sockets import DEADLINE, until
 
 STAGES, WIDTH = 3, 2
@@ -229,7 +230,7 @@ def test_a_bug_in_the_worker_ends_the_process_with_it(pipeline: Pipeline, caplog
     head.send(batch(epoch, 0, Commit(1, (2,))))
     pipeline.stages[0].join()
     assert str(pipeline.stages[0].error) == "the worker has a bug"
-    assert f"step 0 of epoch {epoch} failed" in caplog.text
+    assert f"step failed; this process ends epoch={epoch} step=0" in logged(caplog)
 
 
 def test_a_stage_that_is_replaced_costs_the_others_nothing(pipeline: Pipeline) -> None:

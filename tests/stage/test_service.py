@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,8 +61,8 @@ def stage_process(config: StageConfig) -> Iterator[subprocess.Popen[str]]:
 def port_in_log(process: subprocess.Popen[str]) -> int:
     assert process.stderr is not None
     for line in process.stderr:
-        if "health on port" in line:
-            return int(line.rpartition(" ")[2])
+        if found := re.search(r"listening health=(\d+)", line):
+            return int(found[1])
     raise AssertionError("the process ended before it served")
 
 
