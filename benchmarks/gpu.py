@@ -2,9 +2,10 @@
 
     python -m benchmarks.gpu --preset llama-3.1-70b-6 --context 2048,8192 --curve stage.json
 
-Weights and KV are random, made on the device. Three ways to run the same layers are timed side by side: `eager`, layer
-by layer; `static`, in programs of fixed shape without the attention kernel; `kernel`, with it. On CUDA devices programs
-are recorded as graphs. The bound is of the bandwidth of a copy, measured in the same run.
+Weights and KV are random, made on the device. Four ways to run the same layers are timed side by side: `eager`, layer
+by layer; `static`, in programs of fixed shape without the attention kernel; `kernel`, with it; `fused`, with it, and
+what lies between matrix products compiled. On CUDA devices programs are recorded as graphs; elsewhere the kernel
+needs TRITON_INTERPRET=1. The bound is of the bandwidth of a copy, measured in the same run.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipedec.errors import PipeDecError
 from pipedec.model.devices import check_dtype, choose_device
 from pipedec.model.execution import BUCKETS
 
-PLAIN_WIDTH = 140  # of a table that goes to a file
+PLAIN_WIDTH = 160  # of a table that goes to a file
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, default="llama-3.1-70b-6", help="the span (default llama-3.1-70b-6)")
     add("--context", type=_numbers, default=(2048, 8192), help="committed tokens (default 2048,8192)")
     add("--rows", type=_numbers, default=BUCKETS, help="of a step (default 1,2,4,8,16,32,64)")
-    add("--variants", type=_variants, default=tuple(VARIANTS), help="default eager,static,kernel")
+    add("--variants", type=_variants, default=tuple(VARIANTS), help="default eager,static,kernel,fused")
     add("--dtype", choices=DTYPES, default="bfloat16")
     add("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
     add("--repeats", type=int, default=50, help="steps per figure (default 50)")

@@ -21,17 +21,21 @@ BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 @dataclass(frozen=True, slots=True)
 class Execution:
     """How a span is run. `buckets`, ascending: numbers of rows that have a program of fixed shape, to which fewer rows
-    are padded; more rows, as of a prompt, are run without. `graphs`: programs are recorded as CUDA graphs."""
+    are padded; more rows, as of a prompt, are run without. `graphs`: programs are recorded as CUDA graphs. `fused`:
+    what lies between matrix products and attention is compiled into few kernels."""
 
     attention: Literal["sdpa", "dense", "triton"] = "sdpa"
     buckets: tuple[int, ...] = ()
     graphs: bool = False
+    fused: bool = False
 
     def __post_init__(self) -> None:
         if self.buckets and (self.attention == "sdpa" or tuple(sorted({*self.buckets})) != self.buckets):
             raise ValueError(
                 f"buckets {self.buckets} with {self.attention}: ascending, with an attention of fixed shape"
             )
+        if self.fused and self.attention == "sdpa":
+            raise ValueError("layers are fused around an attention of fixed shape")
         if self.graphs and not self.buckets:
             raise ValueError("graphs are recorded for buckets, of which there are none")
 

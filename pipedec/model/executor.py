@@ -42,7 +42,7 @@ class SpanExecutor:
         self.staging = make_staging(model.device)
         self.pool, self._attention = self.execution.build(model, num_slots)
         self._contexts = Contexts(Limits(num_slots, model.vocab_size, model.max_context))
-        self._layers = Layers(model)
+        self._layers = Layers(model, self.execution.fused)
         self._record: Record = CudaGraphs(model.device) if self.execution.graphs else plain
         self._static = self._prepared(progress)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from pipedec.model.attention import PoolCache
 from pipedec.model.span import Span
@@ -15,10 +16,11 @@ GoesOn = Callable[[int], bool]  # asked before a layer, by its index in the span
 
 
 class Layers:
-    """A span's layers with their rotary embedding."""
+    """A span's layers with their rotary embedding; if `fused`, what lies between matrix products and attention is
+    compiled into few kernels, once for all layers of a kind."""
 
-    def __init__(self, model: Span) -> None:
-        self._layers = tuple(model.layers)
+    def __init__(self, model: Span, fused: bool = False) -> None:
+        self._layers = tuple(_fused(layer) if fused else layer for layer in model.layers)
         self._rotary = _Rotary(model)
 
     def __len__(self) -> int:
@@ -50,6 +52,14 @@ class Layers:
             )
             hidden = output[0] if isinstance(output, tuple) else output
         return hidden[0]
+
+
+def _fused(layer: nn.Module) -> Callable[..., Any]:
+    import torch._dynamo  # takes a second, which only those who fuse should wait
+
+    torch._dynamo.config.allow_unspec_int_on_nn_module = True  # the layers' own numbers do not make them differ
+    torch._dynamo.config.recompile_limit = 64  # for kinds of layers, times sizes of batches
+    return torch.compile(layer, fullgraph=True)
 
 
 class _Rotary:

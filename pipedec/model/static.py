@@ -154,6 +154,7 @@ class StaticRows:
         self._outputs = tuple(out.new_zeros(sizes[-1], *out.shape[1:]) for out in function(like))
         self._programs = {size: record(self._program(size)) for size in reversed(self._sizes)}
 
+    @torch.inference_mode()
     def __call__(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         count = len(rows)
         if not 0 < count <= self._sizes[-1]:

@@ -64,6 +64,9 @@ class Compute(Protocol):
         window: int | None,
     ) -> torch.Tensor: ...
 
+    def prepare(self, bound: Bound) -> None:
+        """Compute what all layers need of this table."""
+
     def tile(self, rows: int) -> int:
         """Rows per tile in a table of so many rows."""
 
@@ -85,6 +88,7 @@ class TableAttention:
 
     def bind(self, bound: Bound) -> None:
         self.bound = bound
+        self._compute.prepare(bound)
 
     def reset(self) -> None:
         """Nothing to forget: each table names every slot that is read."""
@@ -102,11 +106,26 @@ class TableAttention:
 
     def store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         assert self.bound is not None
-        self._pool.write(layer, self.bound.slots, keys, values)
+        store_rows(self._pool.keys, self._pool.values, layer, self.bound.slots, keys, values)
 
     def attend(self, layer: int, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
         assert self.bound is not None
         return self._compute(query, self._pool.keys[layer], self._pool.values[layer], self.bound, scale, window)
+
+
+@torch.library.custom_op("pipedec::store_rows", mutates_args=("key_pool", "value_pool"))
+def store_rows(
+    key_pool: torch.Tensor,
+    value_pool: torch.Tensor,
+    layer: int,
+    slots: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+) -> None:
+    """Keep [kv_heads, rows, head_dim] of one layer at int64 `slots`. An operator of its own, which a compiler that
+    fuses what is around it does not look into."""
+    key_pool[layer].index_copy_(1, slots, keys)
+    value_pool[layer].index_copy_(1, slots, values)
 
 
 class DenseCompute:
@@ -122,22 +141,49 @@ class DenseCompute:
         scale: float,
         window: int | None,
     ) -> torch.Tensor:
-        distances = bound.distances()
-        seen = (distances != HIDDEN) if window is None else (distances >= 0) & (distances < window)
-        slots = torch.where(seen.any(0), bound.keys, 0).long()  # what lies behind the keys is no slot
-        kv_heads, _, head_dim = keys.shape
-        heads, rows, _ = query.shape
-        chosen, read = keys.index_select(1, slots), values.index_select(1, slots)
-        read = torch.where(seen.any(0)[None, :, None], read, 0)  # a mask does not hide what is not finite
-        folded = query.reshape(kv_heads, -1, rows, head_dim).float() * scale
-        scores = folded @ chosen.float()[:, None].transpose(2, 3)
-        scores = torch.where(seen, scores, -torch.inf)
-        weights = torch.where(seen.any(1)[:, None], scores.softmax(-1), 0)
-        output = weights @ read.float()[:, None]
-        return output.reshape(heads, rows, head_dim).transpose(0, 1).to(query.dtype).contiguous()
+        output: torch.Tensor = dense_attention(query, keys, values, bound.keys, bound.distances(), scale, window)
+        return output
+
+    def prepare(self, bound: Bound) -> None:
+        bound.distances()
 
     def tile(self, rows: int) -> int:
         return 1
 
     def items(self, rows: int) -> int:
         return rows
+
+
+@torch.library.custom_op("pipedec::dense_attention", mutates_args=())
+def dense_attention(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    slots: torch.Tensor,
+    distances: torch.Tensor,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """Query [heads, rows, head_dim] over the int32 slots [n] of one layer's pool [kv_heads, slots, head_dim], which lie
+    `distances` [rows, n] back: output [rows, heads, head_dim]. What no row sees need not be a slot."""
+    seen = (distances != HIDDEN) if window is None else (distances >= 0) & (distances < window)
+    read = torch.where(seen.any(0), slots, 0).long()
+    kv_heads, _, head_dim = keys.shape
+    heads, rows, _ = query.shape
+    chosen = keys.index_select(1, read).float()[:, None]
+    # A mask does not hide what is not a number.
+    summed = torch.where(seen.any(0)[:, None], values.index_select(1, read), 0).float()[:, None]
+    folded = query.reshape(kv_heads, -1, rows, head_dim).float() * scale
+    scores = torch.where(seen, folded @ chosen.transpose(2, 3), -torch.inf)
+    weights = torch.where(seen.any(1)[:, None], scores.softmax(-1), 0)
+    output = (weights @ summed).reshape(heads, rows, head_dim)
+    return output.transpose(0, 1).to(query.dtype).contiguous()
+
+
+def like_output(query: torch.Tensor, *_: object) -> torch.Tensor:
+    """An output of the shape that attention of this query has, for a compiler."""
+    heads, rows, head_dim = query.shape
+    return query.new_empty(rows, heads, head_dim)
+
+
+dense_attention.register_fake(like_output)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from pipedec.model.table import HIDDEN, ITEM_HEAD, Column
-from pipedec.model.table_attention import Bound
+from pipedec.model.table_attention import Bound, like_output
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 _MAX_QUERIES = {2: 128, 4: 32}  # of a program, by bytes of a number: what registers hold
@@ -35,7 +35,7 @@ class TritonCompute:
     def __init__(self, kv_heads: int, heads: int, dtype: torch.dtype, device: torch.device) -> None:
         self._group: int = triton.next_power_of_2(heads // kv_heads)
         self._bytes = max(2, dtype.itemsize)
-        processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+        processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
         self._pieces = -(-2 * processors // kv_heads)
 
     def tile(self, rows: int) -> int:
@@ -55,53 +55,70 @@ class TritonCompute:
         scale: float,
         window: int | None,
     ) -> torch.Tensor:
-        heads, rows, head_dim = query.shape
-        kv_heads, layout, group = keys.shape[0], bound.layout, self._group
-        padded = max(16, triton.next_power_of_2(head_dim))
-        queries = layout.tile * group
-        query = query if query.stride(2) == 1 else query.contiguous()
-        partial = torch.empty(layout.items, kv_heads, queries, padded, dtype=torch.float32, device=query.device)
-        state = torch.empty(2, layout.items, kv_heads, queries, dtype=torch.float32, device=query.device)
-        output = torch.empty(rows, heads, head_dim, dtype=query.dtype, device=query.device)
-        upcast = INTERPRETED and query.dtype == torch.bfloat16  # whose products the interpreter gets wrong
-        sizes = {"GROUP": heads // kv_heads, "GROUP_PADDED": group, "DIM": head_dim, "DIM_PADDED": padded}
-        _attend_piece[(layout.items, kv_heads)](
-            query,
-            keys,
-            values,
-            bound.table,
-            partial,
-            state,
-            query.stride(1),
-            query.stride(0),
-            keys.stride(0),
-            keys.stride(1),
-            layout.rows,
-            layout.items_at,
-            scale * _LOG2_E,
-            window or 0,
-            TILE=layout.tile,
-            KEYS=_KEYS[self._bytes],
-            WINDOWED=window is not None,
-            UPCAST=upcast,
-            **sizes,
-            num_warps=8 if queries >= 128 else 4,
-            num_stages=2,
-        )
-        _join_pieces[(rows, heads)](
-            partial,
-            state,
-            bound.table,
-            output,
-            layout.rows,
-            layout.items,
-            kv_heads,
-            QUERIES=queries,
-            PIECES=16,
-            **sizes,
-            num_warps=4,
+        layout = bound.layout
+        output: torch.Tensor = tree_attention(
+            query, keys, values, bound.table, layout.rows, layout.tile, layout.items, scale, window
         )
         return output
+
+    def prepare(self, bound: Bound) -> None:
+        """Nothing: the kernels read the table themselves."""
+
+
+@torch.library.custom_op("pipedec::tree_attention", mutates_args=())
+def tree_attention(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    table: torch.Tensor,
+    rows_stride: int,
+    tile: int,
+    items: int,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """Query [heads, rows, head_dim] over one layer's pool [kv_heads, slots, head_dim], as a table says whose layout has
+    so many rows, rows in a tile, and items: output [rows, heads, head_dim]."""
+    heads, rows, head_dim = query.shape
+    kv_heads = keys.shape[0]
+    group = triton.next_power_of_2(heads // kv_heads)
+    padded = max(16, triton.next_power_of_2(head_dim))
+    queries = tile * group
+    query = query if query.stride(2) == 1 else query.contiguous()
+    partial = torch.empty(items, kv_heads, queries, padded, dtype=torch.float32, device=query.device)
+    state = torch.empty(2, items, kv_heads, queries, dtype=torch.float32, device=query.device)
+    output = torch.empty(rows, heads, head_dim, dtype=query.dtype, device=query.device)
+    sizes = {"GROUP": heads // kv_heads, "GROUP_PADDED": group, "DIM": head_dim, "DIM_PADDED": padded}
+    _attend_piece[(items, kv_heads)](
+        query,
+        keys,
+        values,
+        table,
+        partial,
+        state,
+        query.stride(1),
+        query.stride(0),
+        keys.stride(0),
+        keys.stride(1),
+        rows_stride,
+        len(Column) * rows_stride,
+        scale * _LOG2_E,
+        window or 0,
+        TILE=tile,
+        KEYS=_KEYS[max(2, query.element_size())],
+        WINDOWED=window is not None,
+        UPCAST=INTERPRETED and query.dtype == torch.bfloat16,  # whose products the interpreter gets wrong
+        **sizes,
+        num_warps=8 if queries >= 128 else 4,
+        num_stages=2,
+    )
+    _join_pieces[(rows, heads)](
+        partial, state, table, output, rows_stride, items, kv_heads, QUERIES=queries, PIECES=16, **sizes, num_warps=4
+    )
+    return output
+
+
+tree_attention.register_fake(like_output)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

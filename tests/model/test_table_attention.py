@@ -121,11 +121,11 @@ def make_compute(kind: str, heads: Heads, dtype: torch.dtype) -> Compute:
 
 LOADS = {
     "one row": ([70], [1], [0]),
-    "a tree": ([130], [19], [0]),
-    "a long context in pieces": ([2 * MIN_PIECE + 45], [5], [0]),
+    "a tree": ([40], [11], [0]),
+    "a long context in pieces": ([MIN_PIECE + 45], [3], [0]),
     "the first token": ([1], [0], [1]),
-    "prefill alone": ([45], [0], [45]),
-    "requests of every kind": ([3, MIN_PIECE, 64, 33, 260], [1, 9, 0, 2, 4], [0, 0, 20, 7, 0]),
+    "prefill alone": ([37], [0], [12]),
+    "requests of every kind": ([3, MIN_PIECE, 20, 33], [1, 4, 0, 2], [0, 0, 5, 3]),
 }
 
 
@@ -138,10 +138,10 @@ def test_equal_to_plain_attention(kind: str, load: str) -> None:
     torch.testing.assert_close(actual, expected, atol=TOLERANCE[torch.float32], rtol=0)
 
 
-@pytest.mark.parametrize("heads", [Heads(2, 2, 16), Heads(6, 2, 16), Heads(8, 1, 32), Heads(4, 1, 24)], ids=str)
+@pytest.mark.parametrize("heads", [Heads(1, 1, 16), Heads(3, 1, 16), Heads(8, 1, 32), Heads(4, 1, 24)], ids=str)
 @pytest.mark.parametrize("kind", ["dense", "triton"])
 def test_any_number_of_query_heads_per_kv_head(kind: str, heads: Heads) -> None:
-    contexts = random_contexts(2, [40, 150], [3, 6], [0, 0])
+    contexts = random_contexts(2, [40, 140], [2, 3], [0, 0])
     actual, expected = both(make_compute(kind, heads, torch.float32), contexts, heads, torch.float32)
     torch.testing.assert_close(actual, expected, atol=TOLERANCE[torch.float32], rtol=0)
 
@@ -150,17 +150,17 @@ def test_any_number_of_query_heads_per_kv_head(kind: str, heads: Heads) -> None:
 @pytest.mark.parametrize("kind", ["dense", "triton"])
 def test_half_precision(kind: str, dtype: torch.dtype) -> None:
     heads = Heads(4, 2, 16)
-    contexts = random_contexts(3, [140, 20], [7, 1], [0, 5])
+    contexts = random_contexts(3, [70, 20], [3, 1], [0, 3])
     actual, expected = both(make_compute(kind, heads, dtype), contexts, heads, dtype)
     assert actual.dtype == dtype
     torch.testing.assert_close(actual.float(), expected, atol=TOLERANCE[dtype], rtol=0)
 
 
-@pytest.mark.parametrize("window", [1, 4, 50])
+@pytest.mark.parametrize("window", [1, 30])
 @pytest.mark.parametrize("kind", ["dense", "triton"])
 def test_sliding_windows(kind: str, window: int) -> None:
     heads = Heads(4, 2, 16)
-    contexts = random_contexts(4, [150, 30], [8, 0], [0, 30])
+    contexts = random_contexts(4, [140, 30], [4, 0], [0, 6])
     actual, expected = both(make_compute(kind, heads, torch.float32), contexts, heads, torch.float32, window)
     torch.testing.assert_close(actual, expected, atol=TOLERANCE[torch.float32], rtol=0)
 
@@ -189,7 +189,7 @@ def test_padding_changes_no_bit_and_is_finite(kind: str) -> None:
 
 def test_equal_tables_give_equal_bits() -> None:
     heads = Heads(4, 2, 16)
-    contexts = random_contexts(6, [300, 20], [5, 3], [0, 0])
+    contexts = random_contexts(6, [140, 20], [3, 2], [0, 0])
     compute = make_compute("triton", heads, torch.bfloat16)
     first, _ = both(compute, contexts, heads, torch.bfloat16)
     again, _ = both(compute, contexts, heads, torch.bfloat16)

@@ -1,0 +1,75 @@
+"""What only a GPU can show: recorded programs, pinned memory, and tokens equal to the CPU's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipedec.model.execution import Execution
+from pipedec.model.executor import SpanExecutor
+from pipedec.model.loader import SpanModel
+from pipedec.model.staging import PinnedStaging
+from pipedec.policy import PolicyName
+from tests.exactness.pipelines import POLICIES, SAMPLED, expected, load, run
+from tests.model.test_static import batch, opened
+from tests.tiny import tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and a CUDA build of torch"),
+]
+RECORDED = Execution("triton", (1, 4, 16), graphs=True)
+FUSED = Execution("triton", (1, 4, 16), graphs=True, fused=True)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("llama"), layers=5, hidden=64)
+
+
+@pytest.mark.parametrize(
+    "execution", [RECORDED, FUSED, Execution("sdpa"), Execution("dense", (8,), graphs=True)], ids=str
+)
+def test_every_way_gives_what_the_cpu_gives(llama: Path, execution: Execution) -> None:
+    plain = opened(SpanExecutor(SpanModel.load(llama, (0, 5), dtype=torch.float32), 64))
+    model = SpanModel.load(llama, (0, 5), dtype=torch.float32, device="cuda")
+    executor = opened(SpanExecutor(model, 64, execution))
+    for rows in (5, 3, 1, 4, 2, 5):
+        expected, actual = plain.execute(batch(rows), None), executor.execute(batch(rows), None)
+        assert expected is not None
+        assert actual is not None
+        torch.testing.assert_close(actual.cpu(), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stages", [1, 4])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_greedy_tokens_equal_the_cpu_s(llama: Path, policy: PolicyName, stages: int) -> None:
+    requests = load(3, seed=1)
+    assert run(llama, policy, stages, "right", requests, device="cuda") == expected(llama, requests)
+
+
+def test_sampled_tokens_equal_the_cpu_s(llama: Path) -> None:
+    requests = load(4, seed=2, sampling=SAMPLED)
+    assert run(llama, "adaptive", 2, "right", requests, device="cuda") == run(llama, "none", 1, "", requests)
+
+
+def test_weights_are_on_the_device_alone(llama: Path) -> None:
+    model = SpanModel.load(llama, (1, 3), dtype=torch.bfloat16, device="cuda:0")
+    tensors = [tensor for layer in model.layers for tensor in layer.parameters()]
+    assert {tensor.device for tensor in tensors} == {torch.device("cuda", 0)}
+    assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
+
+
+def test_staging_keeps_what_was_given_apart() -> None:
+    staging = PinnedStaging(torch.device("cuda", 0))
+    host = torch.randn(64, 8192)
+    kept, uploaded = host.clone(), []
+    for step in range(20):
+        uploaded.append(staging.upload(host) + step)
+        host += 1  # may be changed at once
+    downloaded = [staging.download(tensor)[0] for tensor in uploaded]
+    for step, tensor in enumerate(downloaded):
+        assert tensor.is_pinned()
+        torch.testing.assert_close(tensor, kept + 2 * step)

@@ -1,0 +1,81 @@
+"""Programs of fixed shape: what they are asked between their parts, what they give, what is run without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipedec.model.execution import Execution
+from pipedec.model.executor import SpanExecutor
+from pipedec.model.loader import SpanModel
+from pipedec.wire.messages import NO_PARENT, Batch, Open, Prefill, Row, Rows
+from tests.model.pipeline import GREEDY
+from tests.tiny import tiny_model
+
+PROMPT = (5, 6, 7, 8, 9)
+TREE = [Row(1, i, NO_PARENT if i == 0 else 0, 20 + i, 5 + (i > 0), 40 + i, () if i == 0 else (40,)) for i in range(5)]
+
+
+@pytest.fixture(scope="module")
+def span(tmp_path_factory: pytest.TempPathFactory) -> SpanModel:
+    return SpanModel.load(tiny_model(tmp_path_factory.mktemp("llama")), (0, 4), dtype=torch.float32)
+
+
+def opened(executor: SpanExecutor) -> SpanExecutor:
+    executor.execute(Batch(0, 0, (Open(1, GREEDY, 5), Prefill(1, 0, PROMPT, (9, 3, 5, 1, 30)))), None)
+    return executor
+
+
+def batch(rows: int) -> Batch:
+    return Batch(0, 1, (), Rows.of(TREE[:rows]))
+
+
+def test_every_number_of_rows_gives_what_layers_one_by_one_give(span: SpanModel) -> None:
+    plain, static = (opened(SpanExecutor(span, 64, how)) for how in (None, Execution("dense", (1, 2, 4))))
+    for rows in (5, 3, 1, 4, 2, 5):
+        expected, actual = plain.execute(batch(rows), None), static.execute(batch(rows), None)
+        assert expected is not None
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+def test_what_is_given_stays_when_the_memory_is_used_again(span: SpanModel) -> None:
+    executor = opened(SpanExecutor(span, 64, Execution("dense", (4,))))
+    head = executor.of_rows(lambda rows: (executor.head(rows), rows.sum(1)))
+    hidden = executor.execute(batch(3), None)
+    assert hidden is not None
+    logits, sums = head(hidden)
+    before = [part.clone() for part in (hidden, logits, sums)]
+    executor.execute(batch(1), None)
+    head(torch.full_like(hidden, torch.nan))
+    assert all(torch.equal(part, kept) for part, kept in zip((hidden, logits, sums), before, strict=True))
+    torch.testing.assert_close(logits, executor.head(hidden), atol=1e-4, rtol=0)
+
+
+def test_it_may_be_stopped_between_its_parts(span: SpanModel) -> None:
+    executor = opened(SpanExecutor(span, 64, Execution("dense", (4,))))
+    asked: list[int] = []
+    assert executor.execute(batch(2), None, goes_on=lambda layer: asked.append(layer) is None) is not None
+    assert asked == [0, 3]
+    assert executor.execute(batch(2), None, goes_on=lambda layer: layer == 0) is None
+    assert executor.execute(batch(2), None) is not None
+
+
+def test_progress_is_told_of_every_program(span: SpanModel) -> None:
+    told: list[float] = []
+    SpanExecutor(span, 64, Execution("dense", (1, 2)), told.append)
+    assert told == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"buckets": (1,)}, {"attention": "dense", "buckets": (2, 1)}, {"graphs": True}, {"fused": True}], ids=str
+)
+def test_contradictions_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"bucket|fixed shape"):
+        Execution(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_kernel_runs_a_whole_span(span: SpanModel) -> None:
+    plain, static = (opened(SpanExecutor(span, 64, how)) for how in (None, Execution("triton", (4,))))
+    expected, actual = plain.execute(batch(3), None), static.execute(batch(3), None)
+    assert expected is not None
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
