@@ -24,23 +24,43 @@ from benchmarks import speedup
 from benchmarks.comparison import OVERALL
 
 STAGES = (1, 2, 4, 8, 14, 20)
-AGREEMENTS = (0.5, 0.65, 0.76, 0.9)
-DRAFT_TIMES = (0.25, 0.5, 1.0)
+# Agreements by draft time: what a slow draft costs is measured at one of them.
+GRID = {0.25: (0.5, 0.65, 0.76, 0.9), 0.5: (0.76,), 1.0: (0.76,)}
 STAGE_MS = 20.0
 COMMAND = "python -m benchmarks.sizing pipedec/data/speedup.json"
 
 Json = dict[str, Any]
+Rows = dict[tuple[float, int, float], dict[str, float]]
 
 
-def cells() -> Iterator[tuple[float, float, int]]:
-    """Draft time, agreement, stages; what is asked for most comes first."""
-    for draft_time in DRAFT_TIMES:
-        for agreement in sorted(AGREEMENTS, key=lambda a: abs(a - 0.76)):
-            for stages in STAGES:
-                yield draft_time, agreement, stages
+def cells() -> Iterator[tuple[float, int, float]]:
+    """Draft time, stages, agreement."""
+    for draft_time, agreements in GRID.items():
+        yield from ((draft_time, stages, agreement) for stages in STAGES for agreement in agreements)
 
 
-def measure(draft_time: float, agreement: float, stages: int, jobs: int | None) -> dict[str, float]:
+def load(file: Path) -> Rows:
+    """The cells that the file has."""
+    if not file.exists():
+        return {}
+    table: Json = json.loads(file.read_text())["draft_time"]
+    found = {
+        (float(draft_time), int(stages), float(agreement)): row
+        for draft_time, by_stages in table.items()
+        for stages, by_agreement in by_stages.items()
+        for agreement, row in by_agreement.items()
+    }
+    return {cell: found[cell] for cell in cells() if cell in found}
+
+
+def save(file: Path, rows: Rows) -> None:
+    table: Json = {}
+    for (draft_time, stages, agreement), row in sorted(rows.items()):
+        table.setdefault(str(draft_time), {}).setdefault(str(stages), {})[str(agreement)] = row
+    file.write_text(json.dumps({"source": COMMAND, "free_rows": 64, "draft_time": table}, indent=1) + "\n")
+
+
+def measure(draft_time: float, stages: int, agreement: float, jobs: int | None) -> dict[str, float]:
     """Speed-up of each policy over plain pipeline parallelism."""
     options = speedup.parser().parse_args([
         f"--stages={stages}", f"--draft=emulated:{agreement}", "--split=held-out", "--static-widths=8",
@@ -59,13 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="the table, completed in place")
     parser.add_argument("--jobs", type=int, help="processes (default: one per core)")
     options = parser.parse_args(arguments)
-    table: Json = json.loads(options.file.read_text()) if options.file.exists() else {}
-    table |= {"source": COMMAND, "free_rows": 64}
-    for draft_time, agreement, stages in cells():
-        row = table.setdefault("draft_time", {}).setdefault(str(draft_time), {}).setdefault(str(stages), {})
-        if str(agreement) not in row:
-            row[str(agreement)] = measure(draft_time, agreement, stages, options.jobs)
-            options.file.write_text(json.dumps(table, indent=1) + "\n")
+    rows = load(options.file)
+    for cell in cells():
+        if cell not in rows:
+            rows[cell] = measure(*cell, options.jobs)
+            save(options.file, rows)
     return 0
 
 

@@ -17,6 +17,7 @@ from pipedec.spec import Span
 
 BANDWIDTH_SHARE, FLOPS_SHARE = 0.8, 0.5  # of what the maker says
 LAUNCH_SECONDS = 150e-6  # of a layer: some 15 kernels of 10 microseconds
+USUAL_AGREEMENT = 0.76
 POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
@@ -43,18 +44,22 @@ def speed_up(policy: PolicyName, stages: int, agreement: float, draft_time: floa
     """A policy's speed-up over plain pipeline parallelism; None where the draft is slower than was measured.
 
     `draft_time` is that of one run of the draft as a share of a stage's. Below the least that was measured, and with
-    more stages, the nearest measured value stands: a lower bound. Raises `PipeDecError` for an agreement outside what
+    more stages, the nearest measured value stands: a lower bound. What a slower draft costs was measured at
+    `USUAL_AGREEMENT`, and is taken to be the same share at others. Raises `PipeDecError` for an agreement outside what
     was measured.
     """
     table = measured()["draft_time"]
-    agreements = sorted(map(float, next(iter(next(iter(table.values())).values()))))
+    fast = table[min(table, key=float)]
+    agreements = sorted(map(float, next(iter(fast.values()))))
     if not agreements[0] <= agreement <= agreements[-1]:
         raise PipeDecError(f"--agreement {agreement}: was measured from {agreements[0]} to {agreements[-1]}")
     if policy == "none":
         return 1.0
     if draft_time > max(map(float, table)):
         return None
-    return _interpolated(table, (draft_time, stages, agreement), policy)
+    slowed = _interpolated(table, (draft_time, stages, USUAL_AGREEMENT), policy)
+    unslowed = _interpolated(fast, (stages, USUAL_AGREEMENT), policy)
+    return _interpolated(fast, (stages, agreement), policy) * slowed / unslowed
 
 
 def _interpolated(table: Mapping[str, Any], point: Sequence[float], policy: PolicyName) -> float:

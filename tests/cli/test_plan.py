@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipedec.sizing.reference import LLAMA_1B, LLAMA_70B
 from pipedec.spec import load_manifest
 from tests.cli.test_commands import run
-from tests.core.test_sizing import LLAMA_1B, LLAMA_70B
 from tests.tiny import tiny_model
 
 
