@@ -265,7 +265,7 @@ class Head:
         self.status = replace(self.status, epoch=epoch, ready=ready, reason="warming up", missing=())
         if not self.status.ever_ready:
             self._scheduler.abort(WARM_UP)
-            self._scheduler.submit(WARM_UP, GenerationRequest(WARM_UP_PROMPT, max_tokens=1))
+            self._scheduler.submit(WARM_UP, GenerationRequest(WARM_UP_PROMPT, max_tokens=1, id="warm-up"))
         return ()
 
     def _work(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import urllib.error
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ from pipedec.errors import PipeDecError
 
 LOADING_POLL, SERVING_POLL = 0.2, 1.0  # seconds between questions
 GRACE_BEYOND_DRAIN = 10.0  # seconds for a process to end once no request runs
-_TOLD_LEVELS = ("WARNING", "ERROR", "CRITICAL")
+_TOLD = re.compile(r"[ \"](WARNING|ERROR|CRITICAL)[ \"]")  # lines of text, or of JSON
 _TOLD_LINES = 12  # of a program that ended
 
 
@@ -38,7 +39,7 @@ async def serve(
     board = Board(list(pipeline.probes))
 
     def show(name: str, text: str) -> None:
-        if verbose or (not supervisor.stopping and any(f" {level} " in text for level in _TOLD_LEVELS)):
+        if verbose or (not supervisor.stopping and _TOLD.search(text)):
             notes.print(f"{name} | {text}", style="dim")
 
     def interrupt() -> None:

@@ -66,12 +66,16 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
             "draft": {"targetLayers": 3},
             "pipeline": {"stages": STAGES},
             "serving": {"maxContext": 256, "threads": 1},
+            "logging": {"level": "DEBUG", "stageLevel": "DEBUG", "format": "json"},
         },
     }
     with running(resource, "--verbose") as up, httpx.Client(base_url=up.url, timeout=60, trust_env=False) as client:
         pipeline = Pipeline(up, client)
         for question in ("who was", "and where lived", "what is said of"):
             pipeline.ask(f"{question} {SECRET}?")
+        for wrong in ({"temperature": SECRET}, {"max_tokens": 10**6}, {"stop": [SECRET] * 99}, {"model": SECRET}):
+            body = {"model": MODEL, "prompt": SECRET, **wrong}
+            assert 400 <= client.post("/v1/completions", json=body).status_code < 500
         until(lambda: value(pipeline.scrape("draft"), "pipedec_head_batches_in_flight") == 0)
         # Stages tell the head what their steps took when they beat, and only of sizes that they have seen thrice.
         until(lambda: bool(pipeline.scrape("draft")["pipedec_head_plain_token_seconds"].samples))
