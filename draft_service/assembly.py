@@ -27,10 +27,10 @@ from pipedec.errors import ManifestError
 from pipedec.logs import Milestones, fields
 from pipedec.metrics.head import HeadMetrics
 from pipedec.metrics.requests import RequestMetrics
-from pipedec.model.devices import choose_device
+from pipedec.model.devices import check_dtype, choose_device
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
-from pipedec.model.shape import ModelShape, model_shape, read_config
+from pipedec.model.shape import model_shape, read_config
 from pipedec.models import identity, resolve
 from pipedec.partition import split_layers
 from pipedec.policy import make_policy
@@ -76,22 +76,20 @@ def load_models(config: DraftConfig) -> LoadedModels:
         folder = path
         if spec.draft.uri is not None:
             folder = resolve(spec.draft.uri, config.model_cache, fetching, claims=config.claims_dir)
-        draft = _load_draft(config, resource, folder, shape, slots)
+        draft = _load_draft(config, resource, folder, path, slots)
     info = EngineInfo(resource.served_name, context, shape.vocab_size, tuple(split))
     ours = revision(spec, split, PROTOCOL_VERSION, identity(path))
     return LoadedModels(resource, split, ours, info, load_tokenizer(path), draft)
 
 
-def _load_draft(
-    config: DraftConfig, resource: PipeDecDeployment, folder: Path, target: ModelShape, slots: int
-) -> Drafter:
+def _load_draft(config: DraftConfig, resource: PipeDecDeployment, folder: Path, target: Path, slots: int) -> Drafter:
     spec, draft = resource.spec, resource.spec.draft
     assert draft is not None
-    shape = model_shape(folder)
-    if shape.vocab_size != target.vocab_size:
+    shape, wanted = model_shape(folder), model_shape(target).vocab_size
+    if shape.vocab_size != wanted:
         raise ManifestError(
             "spec.draft.uri",
-            f"has a vocabulary of {shape.vocab_size} tokens, the target has {target.vocab_size}",
+            f"has a vocabulary of {shape.vocab_size} tokens, the target has {wanted}",
             "Choose a draft of the target's own family; the two must share a tokenizer",
         )
     layers = draft.target_layers or shape.num_layers
@@ -101,13 +99,16 @@ def _load_draft(
             f"is {layers}, but the model has {shape.num_layers} layers",
             f"Write {shape.num_layers} or less",
         )
+    device, dtype = choose_device(config.device), getattr(torch, spec.draft_dtype)
+    check_dtype(device, dtype, "spec.draft.dtype")
     model = SpanModel.load(
         folder,
         (0, layers),
-        dtype=getattr(torch, spec.draft_dtype),
-        device=choose_device(config.device),
+        dtype=dtype,
+        device=device,
         first=True,
         last=True,
+        ends=target,
     )
     _log.info("draft loaded", extra=fields(layers=layers, device=model.device))
     return Drafter(SpanExecutor(model, slots), spec.speculation.children)

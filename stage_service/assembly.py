@@ -14,7 +14,7 @@ from pipedec.errors import ManifestError
 from pipedec.health import Health
 from pipedec.logs import Milestones, fields
 from pipedec.metrics.stage import StageMetrics
-from pipedec.model.devices import choose_device
+from pipedec.model.devices import check_dtype, choose_device
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
 from pipedec.model.shape import model_shape, read_config
@@ -24,7 +24,7 @@ from pipedec.revision import revision
 from pipedec.spec import load_manifest
 from pipedec.wire.messages import PROTOCOL_VERSION, Register
 from pipedec.wire.sockets import Bind, Transport, batch_receiver
-from stage_service.loop import StageLoop
+from stage_service.loop import StageLoop, Worker
 from stage_service.worker import StageWorker
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 class LoadedStage:
     """A worker with its weights, and what it offers the head but for the address."""
 
-    worker: StageWorker
+    worker: Worker
     offer: Register
     device: str
 
@@ -59,15 +59,14 @@ def load_stage(config: StageConfig, health: Health) -> LoadedStage:
     split = split_layers(spec, read_config(path))
 
     span = f"{split[config.stage][0]}-{split[config.stage][1] - 1}"
+    device, dtype = choose_device(config.device), getattr(torch, spec.model.dtype)
+    check_dtype(device, dtype, "spec.model.dtype")
     model = SpanModel.load(
-        path,
-        split[config.stage],
-        dtype=getattr(torch, spec.model.dtype),
-        device=choose_device(config.device),
-        progress=partial(tell, f"loading layers {span}"),
+        path, split[config.stage], dtype=dtype, device=device, progress=partial(tell, f"loading layers {span}")
     )
     slots = spec.kv_slots(model_shape(path).max_context)
-    worker = StageWorker(SpanExecutor(model, slots), is_last=config.stage == stages - 1)
+    executor = SpanExecutor(model, slots, progress=partial(tell, "preparing the device"))
+    worker = StageWorker(executor, is_last=config.stage == stages - 1)
     _log.info("loaded", extra=fields(layers=span, device=model.device, slots=slots))
     ours = revision(spec, split, PROTOCOL_VERSION, identity(path))
     offer = Register(
