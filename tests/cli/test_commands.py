@@ -102,7 +102,7 @@ def test_the_version_is_told() -> None:
 
 
 def test_every_command_explains_itself() -> None:
-    for command in ("up", "generate", "validate", "split", "models"):
+    for command in ("up", "generate", "validate", "split", "plan", "doctor", "models"):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert f"Usage: pipedec {command}" in out
