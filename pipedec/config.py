@@ -10,7 +10,9 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, NamedTuple, Self, get_type_hints
 
 from pipedec.errors import ManifestError
@@ -108,10 +110,11 @@ class ProcessConfig:
             )
 
     @classmethod
-    def variables(cls) -> dict[str, Variable]:
+    @cache
+    def variables(cls) -> Mapping[str, Variable]:
         """The environment variable of each field."""
         hints = get_type_hints(cls, include_extras=True)
-        return {field.name: hints[field.name].__metadata__[0] for field in fields(cls)}
+        return MappingProxyType({field.name: hints[field.name].__metadata__[0] for field in fields(cls)})
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:

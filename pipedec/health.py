@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from pipedec.errors import PipeDecError
 from pipedec.metrics import expose
 
-PATIENCE_SECONDS = 120.0  # the longest step that still counts as progress
+PATIENCE_SECONDS = 60.0  # the longest time between two layers, or two batches, that still counts as progress
 CLIENT_SECONDS = 10.0  # a client that sends nothing for so long is cut off
 
 _log = logging.getLogger(__name__)

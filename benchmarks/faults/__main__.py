@@ -1,6 +1,7 @@
 """Faults under load: nothing may be lost, and nothing may be said that would not have been said without them.
 
     python -m benchmarks.faults --minutes 10 --stages 4 --clients 8 --kill stage,draft-model,link,stop,hang --seed 1
+    python -m benchmarks.faults --minutes 10 --overlap 2        two faults at a time, one within the other's recovery
     python -m benchmarks.faults --minutes 20 --kill none        a soak: is the last quarter like the first?
 
 Starts a pipeline of real processes on this machine (Linux), asks every question once undisturbed, then keeps asking
@@ -109,7 +110,7 @@ async def measure(pipeline: Pipeline, options: argparse.Namespace) -> dict[str, 
         injector = Injector(pipeline, client, load, random.Random(options.seed))
         marks = [watch.mark()]
         if options.kill:
-            await injector.run(options.kill, start + 60 * options.minutes)
+            await injector.run(options.kill, start + 60 * options.minutes, options.overlap)
         else:
             for _ in range(4):
                 await asyncio.sleep(60 * options.minutes / 4)
@@ -174,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stages", type=int, default=4, help="default 4")
     parser.add_argument("--clients", type=int, default=8, help="that ask all the time (default 8)")
     parser.add_argument("--kill", type=_kinds, default=KINDS, help=f"any of {','.join(KINDS)}, or none (default all)")
+    parser.add_argument("--overlap", type=int, default=1, help="faults of different kinds at once (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of questions and faults (default 0)")
     parser.add_argument("--model", help="URI of the target (default: a tiny random one)")
     parser.add_argument("--policy", default="adaptive", help="default adaptive")
@@ -181,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--verbose", action="store_true", help="all log lines of all processes, on stderr")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, and nothing else")
     options = parser.parse_args(arguments)
+    if options.kill and not 1 <= options.overlap <= len(options.kill):
+        parser.error(f"--overlap must be from 1 to {len(options.kill)}, as many as there are kinds")
     try:
         result = run(options)
     except (PipeDecError, NotRecovered) as error:

@@ -32,6 +32,7 @@ from pipedec.wire import codec
 from pipedec.wire.codec import MAX_HEADER_BYTES, BatchFrames, Buffer, FromHead, FromStage
 from pipedec.wire.fields import MAX_ROWS
 from pipedec.wire.keys import Keys, load_keys
+from pipedec.wire.memory import keep_freed_memory
 from pipedec.wire.messages import Verdict
 
 INSECURE: Final = "insecure"  # in place of keys: neither encryption nor authentication
@@ -73,6 +74,7 @@ class Transport(AbstractContextManager["Transport"]):
     """One process's ZeroMQ context, its keys, and the handler that says who may connect."""
 
     def __init__(self, keys: Keys | Literal["insecure"]) -> None:
+        keep_freed_memory()
         self._keys = None if keys == INSECURE else keys
         self._context: zmq.Context[_Socket] = zmq.Context()
         self._links: set[Link] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -120,5 +121,23 @@ def test_a_hundred_unread_streams_cost_the_token_loop_no_step(service: Service) 
         assert await steps_of_a_request(engine) == alone
         for each in idle:
             await each.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_the_deadline_holds_for_who_waits_for_slots(service: Service) -> None:
+    """Requests that do not fit wait; that is no reason to fail before their time, nor to wait for ever."""
+
+    async def scenario() -> None:
+        large = GenerationRequest((1,) * (2 * LONG - 30), 8)
+        service.scheduler.limits = replace(service.scheduler.limits, max_sequences=0)  # nobody gets a place
+        with pytest.raises(UnavailableError, match="took longer than 1 s") as expired:
+            await tokens_of(engine_of(service, timeout=1.0).generate(large))
+        assert (expired.value.status, expired.value.retry_after) == (503, 1.0)
+        service.scheduler.limits = replace(service.scheduler.limits, max_sequences=4)
+        patient = engine_of(service)
+        both = (patient.generate(large), patient.generate(GenerationRequest(OTHER, 40)))
+        told = await asyncio.gather(*map(tokens_of, both))
+        assert told == [continuation(large.prompt, 8), continuation(OTHER, 40)]
 
     asyncio.run(scenario())
