@@ -113,6 +113,10 @@ SERVING = manifest()["spec"]["serving"]
         ({"suspend": True}, set()),
         ({"progressDeadlineSeconds": 90}, set()),
         ({"networkPolicy": {"enabled": False}}, set()),
+        ({"logging": {"level": "INFO", "stageLevel": "INFO", "format": "text"}}, set()),
+        ({"logging": {"level": "DEBUG"}}, {"draft"}),
+        ({"logging": {"stageLevel": "DEBUG"}}, {"stage-0", "stage-1"}),
+        ({"logging": {"format": "json"}}, EVERYTHING),
     ],
     ids=lambda value: str(sorted(value)) if isinstance(value, dict) else "",
 )
