@@ -90,9 +90,10 @@ class Tree:
         return hit
 
     def close(self) -> None:
-        """The request is over: what is in flight will not become a token."""
+        """The request is over, or its epoch: what is in flight will not become a token."""
         if self.cursor is not None:
             self._waste(node for child in self.cursor.children.values() for node in child.subtree())
+        self.cursor = None
         self._nodes.clear()
 
     def in_flight(self) -> list[Prediction]:

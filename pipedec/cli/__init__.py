@@ -12,6 +12,7 @@ from pipedec.cli.doctor import doctor
 from pipedec.cli.generate import generate
 from pipedec.cli.manifests import split, validate
 from pipedec.cli.plan import plan
+from pipedec.cli.top import top
 from pipedec.cli.up import up
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ def _options(
 
 app.command()(up)
 app.command()(generate)
+app.command()(top)
 app.command()(validate)
 app.command()(split)
 app.command()(plan)

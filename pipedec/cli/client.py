@@ -1,4 +1,4 @@
-"""A client of the endpoint with nothing but the standard library: one streamed request."""
+"""A client of the endpoint with nothing but the standard library: a streamed request, or what the live page is told."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ def stream(base: str, route: str, body: Json, api_key: str | None) -> Iterator[J
                 raise PipeDecError(chunk["error"]["message"])
             yield chunk
     raise PipeDecError(f"{base} closed the connection in the middle of its answer")
+
+
+def watch(base: str, api_key: str | None) -> Iterator[Json]:
+    """What the live page is told, for as long as it comes. Raises `PipeDecError` if there is nothing to be had."""
+    with _open(f"{base}/live/events", None, api_key) as reply:
+        for line in reply:
+            if line.startswith(b"data:"):
+                yield json.loads(line.removeprefix(b"data:"))
 
 
 def _open(url: str, body: Json | None, api_key: str | None) -> Any:

@@ -103,7 +103,8 @@ function draw(now) {
   previous = now;
   if (frame !== null && now - drawn >= (reducedMotion.matches ? 1000 : 0)) {
     drawn = now;
-    plain.run(time, frame.stepMs, decodingSince === null ? 0 : frame.running, decodingSince);
+    const known = decodingSince !== null && frame.plainTokensPerSecond !== null;
+    plain.run(time, frame.stepMs, known ? frame.running : 0, decodingSince);
     lanes.draw(time, span, painted);
     plainLanes.draw(time, span, painted);
   }

@@ -4,7 +4,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const ROW = 25;
 const TOP = 34;
 const TALL = 20;
-const PRUNED_MS = 700;
+const PRUNED_MS = 600;
 
 export class TreeView {
   constructor(svg) {
@@ -119,12 +119,13 @@ export class TreeView {
     this.chips.delete(id);
     if (chip.getAttribute("class") === "open") chip.setAttribute("class", "pruned");
     else chip.style.opacity = 0;
+    this.edges.before(chip); // behind everything that lives
     setTimeout(() => chip.remove(), PRUNED_MS);
   }
 }
 
 function shortened(text) {
-  const visible = text.replace(/\n/g, "⏎").replace(/ /g, "\u00b7");
+  const visible = text.trim() || text.replace(/\n/g, "⏎").replace(/\s/g, "␣");
   return visible.length > 11 ? `${visible.slice(0, 10)}…` : visible;
 }
 
