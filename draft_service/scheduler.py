@@ -13,17 +13,18 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from draft_service.backlog import Backlog
+from draft_service.drafting import Drafting, Proposals
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
 from draft_service.sequence import Sequence, Waiting
 from pipedec.errors import PipeDecError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
 from pipedec.policy import Policy
+from pipedec.recall import SHORTEST, SURE
 from pipedec.slots import SlotAllocator
 from pipedec.tree import NO_SLOT, Node
 from pipedec.wire.messages import Batch, Cancel, Close, Op, Poison, Prefill, Row, Rows, TokenLogprobs, Verdict
 
 Output = tuple[int, TokenEvent]  # (key of the request, event)
-Proposals = Seq[Seq[tuple[int, float]]]  # per row of a draft batch: (token, log-probability) of its children
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,14 @@ class Scheduler:
         self.epoch: int | None = None
         self.running: dict[int, Sequence] = {}  # by id, oldest first
         self.waiting = Backlog()
-        self.draft_available = policy.children > 0
         self._failed: list[tuple[int, PipeDecError]] = []
         self._admitted: list[Sequence] = []
         self._next_id = 0
-        self._draft_epoch = 0
-        self._draft_job: list[tuple[Sequence, Node]] | None = None
+        self._drafting = Drafting(policy, self.counts, limits.prefill_chunk, limits.max_rows)
         self._allocator = SlotAllocator(1)
         self._reset_pipeline()
-        self._reset_draft()
+
+    # -- life of requests and epochs ----------------------------------------------------------------------------
 
     def submit(self, key: int, request: GenerationRequest) -> None:
         """Queue a request; its events come out of `on_verdict` under `key`."""
@@ -91,7 +91,7 @@ class Scheduler:
         self.epoch = epoch
         self._allocator = SlotAllocator(num_slots)
         self._reset_pipeline()
-        self._reset_draft()
+        self._drafting.reset()
 
     def stop_epoch(self) -> None:
         """The formation is lost. Requests stay as they are until `start_epoch`, but for one that must be the cause."""
@@ -113,18 +113,6 @@ class Scheduler:
         self.counts.given_up += 1
         self._failed.append((sequence.key, UnfinishableError(reason)))
 
-    def lose_draft(self) -> None:
-        """Go on without speculation until `restore_draft`."""
-        self.draft_available = False
-        self._draft_job = None
-
-    def restore_draft(self) -> None:
-        """The draft model is back, with empty KV."""
-        self.draft_available = self.policy.children > 0
-        self._reset_draft()
-        for sequence in self.running.values():
-            sequence.forget_draft()
-
     def _reset_pipeline(self) -> None:
         self._step = 0  # of the next batch
         self._started = -1  # the newest step whose successor stage 0 wants
@@ -132,11 +120,7 @@ class Scheduler:
         self._ops: list[Op] = []
         self._dead: list[tuple[int, int]] = []
 
-    def _reset_draft(self) -> None:
-        self._draft_epoch += 1
-        self._draft_step = 0
-        self._draft_ops: list[Op] = []
-        self._draft_job = None
+    # -- the pipeline -------------------------------------------------------------------------------------------
 
     @property
     def num_slots(self) -> int:
@@ -230,24 +214,27 @@ class Scheduler:
 
     def _is_held(self, sequence: Sequence) -> bool:
         """Whether the cursor waits for its tree; not where the draft model is gone, or has no slots to go on."""
-        drafting = self._draft_job is not None or self._allocator.num_free > self._reserve()
+        drafting = self._drafting.busy or self._allocator.num_free > self._reserve()
         held = drafting and self.policy.holds(sequence.tree)
         return held and self.draft_available and sequence.suspicion.speculates
 
     def _predicted_rows(self) -> list[Row]:
         rows: list[Row] = []
-        by_tree = {id(s.tree): s for s in self._speculating() if s.tree.root.sent}
+        by_tree = {id(s.tree): s for s in self.running.values() if s.tree.root.sent and s.suspicion.speculates}
+        for sequence in by_tree.values():
+            least = SURE if self.draft_available else SHORTEST
+            self.policy.recall(sequence.tree, sequence.text, least, sequence.last_position)
         for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
-            if len(rows) >= self.limits.max_rows or not self._has_room(node):
+            if len(rows) >= self.limits.max_rows or not self._take_slot(node):
                 break
             rows.append(self._send(by_tree[id(tree)], node))
         return rows
 
-    def _speculating(self) -> list[Sequence]:
-        return [sequence for sequence in self.running.values() if sequence.suspicion.speculates]
-
-    def _has_room(self, node: Node) -> bool:
-        return node.slot != NO_SLOT or self._allocator.num_free > self._reserve()
+    def _take_slot(self, node: Node) -> bool:
+        """Give a prediction a slot, unless the free ones are reserved."""
+        if node.slot == NO_SLOT and self._allocator.num_free > self._reserve():
+            (node.slot,) = self._allocator.allocate(1)
+        return node.slot != NO_SLOT
 
     def _send(self, sequence: Sequence, node: Node) -> Row:
         if node.slot == NO_SLOT:
@@ -319,7 +306,7 @@ class Scheduler:
         self._ops = [op for op in self._ops if not (isinstance(op, Prefill) and op.request == sequence.id)]
         self._bury(sequence, sequence.tree.root.subtree())
         self._free(sequence.held_slots())
-        for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._draft_ops)):
+        for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._drafting.ops)):
             if channel.opened:
                 ops.append(Close(sequence.id))
 
@@ -333,7 +320,7 @@ class Scheduler:
         self._allocator.free(slots)
         if self.limits.poison and slots:
             self._ops.append(Poison(tuple(slots)))
-            self._draft_ops.append(Poison(tuple(slots)))
+            self._drafting.ops.append(Poison(tuple(slots)))
 
     def take_cancel(self) -> Cancel | None:
         """What died in the pipeline since the last call, for the stages to skip."""
@@ -344,50 +331,28 @@ class Scheduler:
         self._dead = []
         return cancel
 
+    # -- the draft model ----------------------------------------------------------------------------------------
+
+    @property
+    def draft_available(self) -> bool:
+        """Whether the draft model predicts."""
+        return self._drafting.available
+
+    def lose_draft(self) -> None:
+        """Go on without the draft model until `restore_draft`."""
+        self._drafting.lose()
+
+    def restore_draft(self) -> None:
+        """The draft model is back, with empty KV."""
+        self._drafting.restore(self.running.values())
+
     def compose_draft(self) -> Batch | None:
         """The draft model's next run, or None while it is busy, absent, or there is nothing to evaluate."""
-        if not self.draft_available or self._draft_job is not None or self.epoch is None:
-            return None
-        budget = self.limits.prefill_chunk
-        for sequence in self.running.values():
-            ops, prefilled = sequence.catch_up(sequence.draft, sequence.tree.root.drafted, budget)
-            self._draft_ops += ops
-            budget -= prefilled
-        job = self._draft_nodes()
-        if not job and budget == self.limits.prefill_chunk:
-            return None
-        self.counts.draft_rows += len(job)
-        rows = [sequence.row(node, sequence.draft) for sequence, node in job]
-        batch = Batch(self._draft_epoch, self._draft_step, tuple(self._draft_ops), Rows.of(rows))
-        self._draft_ops, self._draft_job = [], job
-        self._draft_step += 1
-        return batch
-
-    def _draft_nodes(self) -> list[tuple[Sequence, Node]]:
-        job: list[tuple[Sequence, Node]] = []
-        by_tree = {id(s.tree): s for s in self._speculating() if s.is_caught_up(s.draft)}
-        for tree, chosen in self.policy.to_draft([s.tree for s in by_tree.values()]):
-            sequence = by_tree[id(tree)]
-            # After the draft model was lost, ancestors may be unknown to it: they go first.
-            missing = [node for node in chosen.ancestors() if not node.drafted]
-            for node in [*reversed(missing), chosen]:
-                if len(job) >= self.limits.max_rows or not self._has_room(node):
-                    return job
-                if node.slot == NO_SLOT:
-                    (node.slot,) = self._allocator.allocate(1)
-                node.drafted = True
-                job.append((sequence, node))
-        return job
+        return None if self.epoch is None else self._drafting.compose(self.running.values(), self._take_slot)
 
     def on_proposals(self, epoch: int, proposals: Proposals) -> None:
         """The draft model's answer to the batch of `compose_draft`, row by row; an old epoch's changes nothing."""
-        if epoch != self._draft_epoch or self._draft_job is None:
-            return
-        job, self._draft_job = self._draft_job, None
-        for (sequence, node), children in zip(job, proposals, strict=True):
-            wanted = node.position < sequence.last_position
-            node.proposals = children if wanted else ()
-            sequence.tree.grow(node, self.policy.judge(node.proposals))
+        self._drafting.answered(epoch, proposals)
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where an invariant is broken. For tests, and for a service that is idle."""

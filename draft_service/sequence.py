@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from draft_service.generation import GenerationRequest, RequestStatistics
 from draft_service.suspicion import Suspicion
+from pipedec.recall import Recall
 from pipedec.sampling_params import SamplingParams
 from pipedec.tree import NO_SLOT, Advance, Node, PredictionTree
 from pipedec.wire.messages import Commit, Op, Open, Prefill, Row
@@ -54,6 +55,7 @@ class Sequence:
         self.statistics, self.suspicion = entry.statistics, entry.suspicion
         self._num_known = len(entry.output)  # output tokens at the start
         self.tokens = [*self.request.prompt, *self.output]
+        self.text = Recall(self.tokens)
         self.slots: list[int] = []
         self.tree = PredictionTree(self.tokens[-1], len(self.tokens) - 1)
         self.deepest = self.tree.root.position - 1  # the last position of which a row was sent, below this cursor

@@ -21,6 +21,7 @@ from typing import Literal, Protocol
 
 from pipedec.calibration import Calibration, Proposals
 from pipedec.cost import Cost, flat_cost
+from pipedec.recall import MatchRates, Recall
 from pipedec.tree import Node, PredictionTree
 
 PolicyName = Literal["none", "static-tree", "pipedec", "adaptive"]
@@ -52,6 +53,10 @@ class Policy(Protocol):
     def judge(self, proposals: Proposals) -> Proposals:
         """What becomes of the draft model's proposals for a node: how likely they are, and which are worth keeping."""
 
+    def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
+        """Put into the tree, once for each cursor, what followed at least `least` newest tokens before; no node lies
+        beyond position `last`."""
+
     def observe(self, cursor: Node, token: int) -> None:
         """The target decided `token` after the cursor."""
 
@@ -61,6 +66,9 @@ class _PlainPolicy:
 
     def judge(self, proposals: Proposals) -> Proposals:
         return proposals
+
+    def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
+        pass
 
     def observe(self, cursor: Node, token: int) -> None:
         pass
@@ -153,6 +161,7 @@ class AdaptivePolicy:
     def __init__(self, width: int | None, children: int, cost: Cost) -> None:
         self.width, self.children, self.cost = width or MAX_ROWS, children, cost
         self._calibration = Calibration()
+        self._match_rates = MatchRates()
 
     def holds(self, tree: PredictionTree) -> bool:
         return False
@@ -178,9 +187,24 @@ class AdaptivePolicy:
         judged = [(token, self._calibration(logprob)) for token, logprob in proposals]
         return [(token, logprob) for token, logprob in judged if logprob > CHILD_FLOOR]
 
+    def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
+        node = tree.root
+        if node.recalled is not None:
+            return
+        node.recalled = match = text.match()
+        if match.length < least:
+            return
+        for length, token in enumerate(match.tokens[: last - node.position], match.length):
+            logprob = self._match_rates.logprob(length)
+            if token not in node.children and tree.logprob(node) + logprob < CHILD_FLOOR:
+                break
+            node = tree.extend(node, token, logprob)
+
     def observe(self, cursor: Node, token: int) -> None:
         if cursor.proposals:
             self._calibration.observe(cursor.proposals, token)
+        if cursor.recalled is not None and cursor.recalled.length:
+            self._match_rates.observe(cursor.recalled.length, cursor.recalled.tokens[0] == token)
 
 
 def best_first(trees: Sequence[PredictionTree], peek: Callable[[PredictionTree], Node | None]) -> Iterator[Choice]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipedec.calibration import Proposals
+from pipedec.recall import Match
 
 NO_NODE = -1
 NO_SLOT = -1
@@ -36,6 +37,7 @@ class Node:
     parent: Node | None
     children: dict[int, Node] = field(default_factory=dict)  # by token
     proposals: Proposals = ()  # the draft model's own, before the policy judged them
+    recalled: Match | None = None  # when it was the cursor: what the text itself suggested
     slot: int = NO_SLOT
     sent: bool = False
     drafted: bool = False
@@ -108,14 +110,16 @@ class PredictionTree:
         if not parent.alive:
             return []
         parent.expanded = True
-        grown = []
-        for token, logprob in proposals:
-            if token not in parent.children:
-                # min: a child never outranks its parent, also where rounding makes a probability 1 + epsilon.
-                score = parent.score + min(logprob, 0.0)
-                parent.children[token] = node = self._add(token, parent.position + 1, score, parent, parent.id)
-                grown.append(node)
-        return grown
+        return [self.extend(parent, token, logprob) for token, logprob in proposals if token not in parent.children]
+
+    def extend(self, parent: Node, token: int, logprob: float) -> Node:
+        """The child of a live node with this token, new if need be; unlike after `grow`, the draft model has yet to
+        say what else may follow the parent."""
+        if token not in parent.children:
+            # min: a child never outranks its parent, also where rounding makes a probability 1 + epsilon.
+            score = parent.score + min(logprob, 0.0)
+            parent.children[token] = self._add(token, parent.position + 1, score, parent, parent.id)
+        return parent.children[token]
 
     def mark_sent(self, node: Node) -> None:
         """The node enters the pipeline; its parent must have entered, or be entering with it."""

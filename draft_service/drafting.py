@@ -1,0 +1,94 @@
+"""The draft model's own stream of batches: what it is given of every sequence, and what it answered. No sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from collections.abc import Sequence as Seq
+
+from draft_service.sequence import Sequence
+from pipedec.metrics.head import HeadCounts
+from pipedec.policy import Policy
+from pipedec.tree import Node
+from pipedec.wire.messages import Batch, Op, Rows
+
+Proposals = Seq[Seq[tuple[int, float]]]  # per row of a batch: (token, log-probability) of its children
+TakeSlot = Callable[[Node], bool]  # gives a node a KV slot if it has none; False when there is no room
+
+
+class Drafting:
+    """One run of the draft model at a time. `ops` collects what it must be told with the next one."""
+
+    def __init__(self, policy: Policy, counts: HeadCounts, prefill_chunk: int, max_rows: int) -> None:
+        self._policy, self._counts = policy, counts
+        self._prefill_chunk, self._max_rows = prefill_chunk, max_rows
+        self.available = policy.children > 0
+        self._epoch = 0
+        self.reset()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._job is not None
+
+    def reset(self) -> None:
+        """The draft model's KV is empty: batches begin anew, and answers to old ones mean nothing."""
+        self._epoch += 1
+        self._step = 0
+        self.ops: list[Op] = []
+        self._job: list[tuple[Sequence, Node]] | None = None
+
+    def lose(self) -> None:
+        """The draft model is gone, until `restore`."""
+        self.available = False
+        self._job = None
+
+    def restore(self, sequences: Collection[Sequence]) -> None:
+        """It is back, and knows nothing of these sequences."""
+        self.available = self._policy.children > 0
+        self.reset()
+        for sequence in sequences:
+            sequence.forget_draft()
+
+    def compose(self, sequences: Collection[Sequence], take_slot: TakeSlot) -> Batch | None:
+        """The next run, or None while it is busy, gone, or there is nothing to evaluate."""
+        if not self.available or self.busy:
+            return None
+        budget = self._prefill_chunk
+        for sequence in sequences:
+            ops, prefilled = sequence.catch_up(sequence.draft, sequence.tree.root.drafted, budget)
+            self.ops += ops
+            budget -= prefilled
+        job = self._nodes(sequences, take_slot)
+        if not job and budget == self._prefill_chunk:
+            return None
+        self._counts.draft_rows += len(job)
+        rows = [sequence.row(node, sequence.draft) for sequence, node in job]
+        batch = Batch(self._epoch, self._step, tuple(self.ops), Rows.of(rows))
+        self.ops, self._job = [], job
+        self._step += 1
+        return batch
+
+    def answered(self, epoch: int, proposals: Proposals) -> None:
+        """Children for the rows of the run under way; those of an old epoch change nothing."""
+        if epoch != self._epoch or self._job is None:
+            return
+        job, self._job = self._job, None
+        for (sequence, node), children in zip(job, proposals, strict=True):
+            wanted = node.position < sequence.last_position
+            node.proposals = children if wanted else ()
+            sequence.tree.grow(node, self._policy.judge(node.proposals))
+
+    def _nodes(self, sequences: Collection[Sequence], take_slot: TakeSlot) -> list[tuple[Sequence, Node]]:
+        job: list[tuple[Sequence, Node]] = []
+        ready = (s for s in sequences if s.is_caught_up(s.draft) and s.suspicion.speculates)
+        by_tree = {id(s.tree): s for s in ready}
+        for tree, chosen in self._policy.to_draft([s.tree for s in by_tree.values()]):
+            sequence = by_tree[id(tree)]
+            # Ancestors that it was never given, as when it was away or the text recalled them, go first.
+            missing = [node for node in chosen.ancestors() if not node.drafted]
+            for node in [*reversed(missing), chosen]:
+                if len(job) >= self._max_rows or not take_slot(node):
+                    return job
+                node.drafted = True
+                job.append((sequence, node))
+        return job
