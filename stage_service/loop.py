@@ -47,7 +47,8 @@ class Result(Protocol):
 
 
 class Worker(Protocol):
-    """What computes; `StageWorker` is one. `step` raises `ProtocolError` for an impossible batch."""
+    """What computes; `StageWorker` is one. `step` raises `ProtocolError` for an impossible batch, `MemoryError` for one
+    that is too large."""
 
     def reset(self, epoch: int, num_slots: int) -> None: ...
 
@@ -181,6 +182,10 @@ class StageLoop:
         except ProtocolError as error:
             self._drop_impossible(f"step {batch.step}: {error}")
             self._leave(f"step {batch.step} could not be computed")
+            return
+        except MemoryError as error:  # the weights are still there, and with all requests gone there is room again
+            _log.error("out of memory: %s", error, extra=fields(epoch=batch.epoch, step=batch.step))
+            self._leave(f"step {batch.step} needs more memory than there is")
             return
         except Exception:
             _log.error("step failed; this process ends", extra=fields(epoch=batch.epoch, step=batch.step))

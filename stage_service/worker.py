@@ -10,6 +10,7 @@ import torch
 
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.layers import GoesOn
+from pipedec.model.memory import is_out_of_memory, release_cached_memory
 from pipedec.model.tensors import from_buffer, to_buffer
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Int32, Verdict
@@ -50,13 +51,24 @@ class StageWorker:
         for node in cancel.nodes:
             self._cancelled[node] = cancel.step
 
-    @torch.inference_mode()
     def step(self, batch: Batch, activation: Activation | None, progress: Progress | None = None) -> StageResult:
         """Apply the batch's ops, run the layers on the rows that are alive, and verify on the last stage.
 
         `activation` is None on stage 0, which embeds the tokens. A batch of which every row is cancelled while it is
-        computed is left where it is. Raises `ProtocolError` for an impossible batch.
+        computed is left where it is. Raises `ProtocolError` for an impossible batch, and `MemoryError` where the device
+        has not enough; after either only `reset` makes sense.
         """
+        try:
+            return self._step(batch, activation, progress)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error)
+        release_cached_memory()  # not before the tensors of the step are gone with its traceback
+        raise MemoryError(message)
+
+    @torch.inference_mode()
+    def _step(self, batch: Batch, activation: Activation | None, progress: Progress | None) -> StageResult:
         arriving = None if activation is None else activation.alive
         alive, kept = self._drop_cancelled(batch, arriving)
         hidden = None

@@ -128,6 +128,28 @@ def test_a_stage_that_hangs_costs_its_epoch_long_before_it_counts_as_silent(
     assert "has not come back for" in logged(caplog)
 
 
+def test_a_stage_without_memory_for_a_step_leaves_the_epoch_and_lives(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it computed is gone, its weights are not; it joins the next epoch, and every request goes on."""
+    service, lacking = start(), []
+
+    def lack(batch: Batch, result: StageResult) -> StageResult:
+        if batch.step == 12 and not lacking:
+            lacking.append(batch.epoch)
+            raise MemoryError("1 GiB wanted")
+        return result
+
+    service.stages[0].hook = lack
+    service.begin(1, PROMPT, LENGTH)
+    service.begin(2, PROMPT, LENGTH)
+    check_answer(service, 1)
+    check_answer(service, 2)
+    assert service.head.status.epoch > lacking[0]
+    assert service.scheduler.counts.epochs_lost == 1
+    assert "out of memory: 1 GiB wanted" in caplog.text
+
+
 def test_a_verdict_that_is_lost_leaves_no_hole(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     service = start()
     lost = threading.Event()
