@@ -178,6 +178,18 @@ def test_another_policy_replaces_the_draft_pod_alone(space: Namespace, example: 
     assert ask(space).strip() == expected.strip()
 
 
+def test_keys_are_rotated_when_asked_for(space: Namespace, expected: str) -> None:
+    before = pods(space)
+    space.kubectl("annotate", "pdd", "smollm2", "pipedec.dev/rotate-keys=now")
+    eventually(lambda: _replaced(pods(space), before), 300, "every pod to be replaced")
+    space.wait("pdd/smollm2", "condition=Ready", READY_SECONDS)
+    assert ask(space).strip() == expected.strip()
+
+
+def _replaced(now: dict[str, str], before: dict[str, str]) -> bool:
+    return now.keys() == before.keys() and not {*now.values()} & {*before.values()}
+
+
 def test_an_operator_that_dies_changes_nothing(space: Namespace) -> None:
     before = pods(space)
     space.kubectl("delete", "pod", "-l", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator")
@@ -194,11 +206,7 @@ def test_no_request_fails_while_pipelines_are_replaced_and_scaled_in(space: Name
     with space.load("load", str(space.get("pdd", "pair")["status"]["url"]), "pair", PROMPT, "4", "4") as told:
         spec["serving"] = example["spec"].get("serving", {}) | {"maxContext": 1024}  # all pods read it
         space.apply(pair)
-        eventually(
-            lambda: len(now := pods(space, "pair")) == 6 and not {*now.values()} & {*before.values()},
-            READY_SECONDS,
-            "all pods to be replaced",
-        )
+        eventually(lambda: _replaced(pods(space, "pair"), before), READY_SECONDS, "every pod to be replaced")
         space.wait("pdd/pair", "condition=Ready", READY_SECONDS)
         space.kubectl("scale", "pdd/pair", "--replicas=1")
         eventually(lambda: {name[:6] for name in pods(space, "pair")} == {"pair-0"}, 180, "one pipeline")
