@@ -17,7 +17,7 @@ from pipedec.model.table import HIDDEN, ITEM_HEAD, Column
 from pipedec.model.table_attention import Bound, like_output
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
-_MAX_QUERIES = {2: 128, 4: 32}  # of a program, by bytes of a number: what registers hold
+_MAX_QUERIES = {2: 128, 4: 16}  # of a program, by bytes of a number: what registers hold
 _MIN_QUERIES = 16  # of tl.dot
 _KEYS = {2: 64, 4: 32}  # that a program looks at together
 _LOG2_E = 1.4426950408889634
@@ -111,9 +111,20 @@ def tree_attention(
         **sizes,
         num_warps=8 if queries >= 128 else 4,
         num_stages=2,
+        enable_fp_fusion=True,
     )
     _join_pieces[(rows, heads)](
-        partial, state, table, output, rows_stride, items, kv_heads, QUERIES=queries, PIECES=16, **sizes, num_warps=4
+        partial,
+        state,
+        table,
+        output,
+        rows_stride,
+        items,
+        kv_heads,
+        QUERIES=queries,
+        PIECES=16,
+        **sizes,
+        enable_fp_fusion=True,
     )
     return output
 
