@@ -21,6 +21,7 @@ from draft_service.live.frames import About
 from draft_service.loop import Head, Links
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.text import Tokenizer, load_tokenizer
+from draft_service.tracing import Tracer
 from pipedec.config import DraftConfig
 from pipedec.cost import StepCost
 from pipedec.errors import ManifestError
@@ -140,6 +141,8 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
         max_rows=spec.max_rows,
     )
     scheduler = Scheduler(limits, policy)
+    if models.draft is None:
+        scheduler.lose_draft()
     head = Head(scheduler, members, Links(transport, control, verdicts), models.draft, cost=cost)
     HeadMetrics(registry, models.resource.served_name, spec.policy, scheduler.counts, head.state)
     return head
@@ -163,7 +166,8 @@ def assemble_app(
     text = models.tokenizer.token_text if show_text else None
     live = Broadcast(head, About(models.resource.served_name, models.split, spec.policy, text))
     shown = live if serving.live_page.enabled else None
-    app = create_app(engine, models.tokenizer, metrics, api_key=key, health=head.health, live=shown)
+    tracer = Tracer.open(models.resource.served_name)
+    app = create_app(engine, models.tokenizer, metrics, api_key=key, health=head.health, live=shown, tracer=tracer)
     return app, engine, live
 
 

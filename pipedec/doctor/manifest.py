@@ -110,7 +110,7 @@ def _split(target: ModelSize, spans: Sequence[Span]) -> Finding:
 
 def _draft(spec: DeploymentSpec, target: ModelSize, draft: ModelSize | None) -> Iterator[Finding]:
     if spec.draft is None:
-        yield Finding("skip", "draft", "there is none: tokens are not predicted")
+        yield Finding("skip", "draft", "there is none: predictions come from the text alone")
         return
     if spec.policy == "none":
         yield Finding("warn", "draft", "it is not used by policy none", "Leave out speculation.policy, or the draft")

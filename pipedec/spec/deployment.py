@@ -64,7 +64,8 @@ class Draft(PodSettings):
     """The small model that predicts. It shares its pod with the scheduler and the endpoint."""
 
     uri: ModelUri | None = None
-    """Where the draft's weights are; it must have the target's tokenizer."""
+    """Where the draft's weights are, as model.uri says it, or builtin://NAME, a draft that PipeDec brings along
+    (builtin://smollm2). It must have the target's tokenizer; an embedding or head that it lacks is the target's."""
     target_layers: Annotated[int, Field(ge=1, le=256)] | None = None
     """Use the target's own first N layers, with its norm and head, as the draft: no second model is needed, but
     there are fewer hits."""
@@ -75,7 +76,7 @@ class Draft(PodSettings):
         Rule(
             field="uri",
             problem="uri and targetLayers exclude each other, and one is needed",
-            remedy="Give exactly one of the two, or leave out spec.draft to decode without speculation",
+            remedy="Give exactly one of the two, or leave out spec.draft to predict from the text alone",
             cel="has(self.uri) != has(self.targetLayers)",
             violations=unless(lambda draft: (draft.uri is None) != (draft.target_layers is None)),
         ),
@@ -85,10 +86,10 @@ class Draft(PodSettings):
 class Speculation(Strict):
     """How the prediction tree grows."""
 
-    policy: Policy | None = None
+    policy: Policy = "adaptive"
     """none: plain pipeline parallelism. static-tree: draft a tree, verify it in one pass, repeat. pipedec: one
     level of the tree per step, as in the paper. adaptive: best candidates of all depths, under a measured row
-    budget. Absent: adaptive with a draft, none without."""
+    budget; without a draft what followed earlier in prompt and output when the text last looked the same."""
     width: Annotated[int, Field(ge=1, le=64)] = 64
     """Most nodes of one request in one level of the tree; with policy adaptive, which sends fewer where they do not
     pay, most predictions in one step."""
@@ -229,7 +230,7 @@ class DeploymentSpec(Strict):
     model: Model
     """The target: the large model whose output is served."""
     draft: Draft | None = None
-    """The small model that predicts; absent: no speculation."""
+    """The small model that predicts; absent: the text alone predicts."""
     pipeline: Pipeline
     """How the target is split, and the pods of its stages."""
     speculation: Speculation = Speculation()
@@ -252,10 +253,10 @@ class DeploymentSpec(Strict):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="speculation.policy",
-            problem="a policy other than none needs a draft",
+            problem="policies static-tree and pipedec need a draft",
             remedy="Add spec.draft with a uri or targetLayers, or leave policy out",
-            cel="has(self.draft) || !has(self.speculation.policy) || self.speculation.policy == 'none'",
-            violations=unless(lambda spec: spec.draft is not None or spec.speculation.policy in (None, "none")),
+            cel="has(self.draft) || !has(self.speculation.policy) || self.speculation.policy in ['none', 'adaptive']",
+            violations=unless(lambda spec: spec.draft is not None or spec.policy in ("none", "adaptive")),
         ),
         Rule(
             field="speculation.maxRows",
@@ -272,8 +273,8 @@ class DeploymentSpec(Strict):
 
     @property
     def policy(self) -> Policy:
-        """The policy in force: the one written, else adaptive with a draft and none without."""
-        return self.speculation.policy or ("none" if self.draft is None else "adaptive")
+        """The policy in force."""
+        return self.speculation.policy
 
     @property
     def max_rows(self) -> int:

@@ -185,8 +185,8 @@ BROKEN: dict[type[Strict], list[tuple[dict[str, Any], str]]] = {
     ModelCache: [({"size": "1Gi", "claimName": "c"}, "size: the size of an existing claim cannot be chosen here")],
     DeploymentSpec: [
         (
-            {**SMALL, "speculation": {"policy": "adaptive"}},
-            "speculation.policy: a policy other than none needs a draft",
+            {**SMALL, "speculation": {"policy": "pipedec"}},
+            "speculation.policy: policies static-tree and pipedec need a draft",
         ),
         (
             {**SMALL, "speculation": {"maxRows": 1}, "serving": {"maxSequences": 2}},

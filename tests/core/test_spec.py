@@ -92,7 +92,7 @@ def test_what_is_left_out_has_a_default() -> None:
         ),
         ({"spec__draft__targetLayers": 2}, "spec.draft.uri", "exclude each other"),
         ({"spec__draft": {}}, "spec.draft.uri", "leave out spec.draft"),
-        ({"spec__draft": ..., "spec__speculation": {"policy": "pipedec"}}, "spec.speculation.policy", "needs a draft"),
+        ({"spec__draft": ..., "spec__speculation": {"policy": "pipedec"}}, "spec.speculation.policy", "need a draft"),
         ({"spec__speculation": {"depth": 3}}, "spec.speculation.depth", "only policy static-tree"),
         ({"spec__speculation": {"maxRows": 3}}, "spec.speculation.maxRows", "at least serving.maxSequences"),
         ({"spec__speculation": {"width": 65}}, "spec.speculation.width", "65 should be less than or equal to 64"),
@@ -192,6 +192,6 @@ def test_limits_follow_the_model() -> None:
     assert serving(kvSlots=500).spec.kv_slots(2048) == 500
 
 
-def test_without_a_draft_there_is_no_speculation() -> None:
+def test_without_a_draft_the_text_alone_predicts() -> None:
     spec = parse_manifest(manifest(spec__draft=...)).spec
-    assert (spec.policy, spec.draft_dtype) == ("none", "bfloat16")
+    assert (spec.policy, spec.draft_dtype) == ("adaptive", "bfloat16")
