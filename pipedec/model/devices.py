@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import torch
 
 from pipedec.errors import ManifestError
 
 _BFLOAT16_CAPABILITY = (8, 0)  # of CUDA devices, from which on they compute in it themselves
 _FIELD = "PIPEDEC_DEVICE"
+_CPU_INFO = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86's two, and Arm's
+
+_log = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -39,9 +46,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_dtype(device: torch.device, dtype: torch.dtype, field: str) -> None:
-    """Raise ManifestError, naming the manifest's `field`, if the device does not compute in this dtype itself."""
-    if device.type == "cuda" and dtype == torch.bfloat16:
-        capability = torch.cuda.get_device_capability(device)
-        if capability < _BFLOAT16_CAPABILITY:
+    """Raise ManifestError, naming the manifest's `field`, if the device does not compute in this dtype itself. A CPU
+    that lacks bfloat16 is only slower with it than with float32, and told of."""
+    if dtype != torch.bfloat16:
+        return
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) < _BFLOAT16_CAPABILITY:
             name = torch.cuda.get_device_name(device)
             raise ManifestError(field, f"is bfloat16, which {name} does not compute in", "Write float16 or float32")
+    elif _CPU_INFO.exists() and not computes_bfloat16(_CPU_INFO.read_text()):
+        _log.warning("%s is bfloat16, which this CPU has no instructions for: float32 is faster on it", field)
+
+
+def computes_bfloat16(cpu_info: str) -> bool:
+    """Whether the CPU that /proc/cpuinfo describes so has instructions for bfloat16."""
+    return not _BFLOAT16_FLAGS.isdisjoint(cpu_info.split())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipedec.errors import ManifestError
-from pipedec.model.devices import check_dtype, choose_device
+from pipedec.model.devices import check_dtype, choose_device, computes_bfloat16
 
 
 def test_auto_is_a_cuda_device_if_there_is_one() -> None:
@@ -24,3 +24,15 @@ def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_cpu_computes_in_every_dtype(dtype: torch.dtype) -> None:
     check_dtype(torch.device("cpu"), dtype, "spec.model.dtype")
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [
+        ("flags\t\t: fpu sse avx512f avx512_bf16 fsrm", True),
+        ("Features\t: fp asimd bf16", True),
+        ("flags\t: fpu avx2 avx512f avx512_bf16x", False),
+    ],
+)
+def test_bfloat16_is_looked_up(flags: str, has: bool) -> None:
+    assert computes_bfloat16(f"processor\t: 0\n{flags}\nbugs\t: spectre_v1") is has
