@@ -196,6 +196,13 @@ def model_cache(environ: Mapping[str, str] = os.environ) -> Path:
     return _path(text) if (text := environ.get("PIPEDEC_MODEL_CACHE")) else DEFAULT_CACHE
 
 
+def traces_wanted(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether OpenTelemetry's own variables say where traces go, and do not switch them off."""
+    ends = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    return any(environ.get(end) for end in ends) and not off
+
+
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """The environment for a child process: this one's, with these changes."""
     return {**os.environ, **changes}

@@ -53,12 +53,12 @@ class RequestMetrics:
 
 
 class RequestRecord:
-    """The times of one request."""
+    """The times of one request, in seconds of the metrics' clock, and its tokens."""
 
     def __init__(self, metrics: RequestMetrics, num_prompt_tokens: int) -> None:
-        self._metrics, self._num_prompt_tokens = metrics, num_prompt_tokens
-        self._arrival = self._first = self._latest = metrics.clock()
-        self._num_tokens = 0
+        self._metrics, self.num_prompt_tokens = metrics, num_prompt_tokens
+        self.arrival = self._first = self._latest = metrics.clock()
+        self.num_tokens = 0
         self._admitted: float | None = None
 
     def token(self, admitted: float | None = None) -> bool:
@@ -66,28 +66,39 @@ class RequestRecord:
         is known."""
         self._admitted = self._admitted or admitted
         metrics, now = self._metrics, self._metrics.clock()
-        self._num_tokens += 1
+        self.num_tokens += 1
         metrics.generation_tokens.inc()
-        if self._num_tokens == 1:
+        if self.num_tokens == 1:
             self._first = now
-            metrics.prompt_tokens.inc(self._num_prompt_tokens)
-            metrics.time_to_first_token.observe(now - self._arrival)
+            metrics.prompt_tokens.inc(self.num_prompt_tokens)
+            metrics.time_to_first_token.observe(now - self.arrival)
         else:
             metrics.inter_token_latency.observe(now - self._latest)
         self._latest = now
-        return self._num_tokens == 1
+        return self.num_tokens == 1
 
     def told(self) -> dict[str, float | int | None]:
         """Its tokens and times so far, for a log: seconds from its arrival."""
-        first = self._first - self._arrival if self._num_tokens else None
-        queued = None if self._admitted is None else self._admitted - self._arrival
+        first = self._first - self.arrival if self.num_tokens else None
+        queued = None if self._admitted is None else self._admitted - self.arrival
         return {
-            "prompt_tokens": self._num_prompt_tokens,
-            "tokens": self._num_tokens,
-            "seconds": self._metrics.clock() - self._arrival,
+            "prompt_tokens": self.num_prompt_tokens,
+            "tokens": self.num_tokens,
+            "seconds": self._metrics.clock() - self.arrival,
             "queue_seconds": queued,
             "first_token_seconds": first,
         }
+
+    def parts(self) -> list[tuple[str, float, float]]:
+        """What it has spent its time on so far, as far as that is known: name, beginning and end."""
+        parts = []
+        if self._admitted is not None:
+            parts.append(("queue", self.arrival, self._admitted))
+            if self.num_tokens:
+                parts.append(("prefill", self._admitted, self._first))
+        if self.num_tokens > 1:
+            parts.append(("decode", self._first, self._latest))
+        return parts
 
     def finish(self, reason: FinishedReason) -> None:
         """The request is over. Latencies and lengths tell only of requests that were answered in full."""
@@ -95,13 +106,13 @@ class RequestRecord:
         metrics.finished[reason].inc()
         if reason in ("abort", "error"):
             return
-        metrics.e2e_latency.observe(self._latest - self._arrival)
+        metrics.e2e_latency.observe(self._latest - self.arrival)
         metrics.decode_time.observe(self._latest - self._first)
         if self._admitted is not None:
-            metrics.queue_time.observe(self._admitted - self._arrival)
+            metrics.queue_time.observe(self._admitted - self.arrival)
             metrics.prefill_time.observe(self._first - self._admitted)
             metrics.inference_time.observe(self._latest - self._admitted)
-        metrics.num_prompt_tokens.observe(self._num_prompt_tokens)
-        metrics.num_generation_tokens.observe(self._num_tokens)
-        if self._num_tokens > 1:
-            metrics.time_per_output_token.observe((self._latest - self._first) / (self._num_tokens - 1))
+        metrics.num_prompt_tokens.observe(self.num_prompt_tokens)
+        metrics.num_generation_tokens.observe(self.num_tokens)
+        if self.num_tokens > 1:
+            metrics.time_per_output_token.observe((self._latest - self._first) / (self.num_tokens - 1))
