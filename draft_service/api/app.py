@@ -33,6 +33,7 @@ from draft_service.api.transcript import Delta
 from draft_service.generation import Engine
 from draft_service.live.broadcast import Broadcast
 from draft_service.text import Tokenizer
+from draft_service.tracing import Tracer, untraced
 from pipedec.errors import RequestError, UnavailableError
 from pipedec.health import Health
 from pipedec.metrics import expose
@@ -53,6 +54,7 @@ def create_app(
     max_body_bytes: int = 1 << 20,
     health: Health | None = None,
     live: Broadcast | None = None,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; `api_key`, if set, guards `/v1`. With
     `live` there is a page at `/` that shows it.
@@ -72,7 +74,7 @@ def create_app(
         middleware=middleware,
     )
     install_error_handlers(app)
-    endpoint = Endpoint(engine, tokenizer, metrics, health or Health())
+    endpoint = Endpoint(engine, tokenizer, metrics, health or Health(), tracer)
     app.include_router(_service_routes(endpoint))
     app.include_router(_openai_routes(endpoint, with_key=api_key is not None))
     if live is not None:
@@ -115,8 +117,11 @@ def _openai_routes(endpoint: Endpoint, with_key: bool) -> APIRouter:
 class Endpoint:
     """What the routes do."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, metrics: RequestMetrics, health: Health) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, metrics: RequestMetrics, health: Health, tracer: Tracer | None
+    ) -> None:
         self._engine, self._tokenizer, self._metrics, self._health = engine, tokenizer, metrics, health
+        self._tracer = tracer
         self._admitter = Admitter(tokenizer, engine.info)
         self._created = int(time.time())
 
@@ -157,7 +162,9 @@ class Endpoint:
     async def _answer(self, body: GenerationBody, admission: Admission, reply: Reply, request: Request) -> Response:
         self._metrics.params_n.observe(body.n or 1)
         self._metrics.params_max_tokens.observe(max(each.max_tokens for each in admission.sequences))
-        run = Run(request.state.request_id, admission, self._engine, self._tokenizer, self._metrics)
+        id, operation = request.state.request_id, "chat" if isinstance(body, ChatBody) else "text_completion"
+        ended = self._tracer.begin(operation, id, request.headers) if self._tracer is not None else untraced
+        run = Run(id, admission, self._engine, self._tokenizer, self._metrics, ended)
         if body.stream:
             return EventStream(reply, run, body.stream_options or StreamOptions())
         said: list[list[Delta]] = [[] for _ in range(run.num_choices)]

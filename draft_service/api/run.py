@@ -12,6 +12,7 @@ from draft_service.api.admission import Admission
 from draft_service.api.transcript import Delta, Transcript
 from draft_service.generation import Engine, GenerationRequest, RequestStatistics
 from draft_service.text import Tokenizer
+from draft_service.tracing import Ended, untraced
 from pipedec.errors import PipeDecError
 from pipedec.logs import fields
 from pipedec.metrics.declared.requests import FinishedReason
@@ -23,12 +24,19 @@ _log = logging.getLogger(__name__)
 
 
 class Run:
-    """One run of the admitted sequences; counts what they cost. Logs call them by `id`."""
+    """One run of the admitted sequences; counts what they cost. Logs call them by `id`; `ended` is told of each."""
 
     def __init__(
-        self, id: str, admission: Admission, engine: Engine, tokenizer: Tokenizer, metrics: RequestMetrics
+        self,
+        id: str,
+        admission: Admission,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        metrics: RequestMetrics,
+        ended: Ended = untraced,
     ) -> None:
         self._id, self._engine, self._tokenizer, self._metrics = id, engine, tokenizer, metrics
+        self._ended = ended
         self._sequences, self._stops = admission.sequences, admission.stops
         self.num_prompt_tokens = admission.num_prompt_tokens
         self.num_generated_tokens = 0
@@ -96,6 +104,7 @@ class Run:
 
     def _tell(self, index: int, record: RequestRecord, reason: FinishedReason, failure: Exception | None) -> None:
         statistics = self._statistics.get(index, RequestStatistics())
+        self._ended(record, reason, statistics)
         why = failure if isinstance(failure, PipeDecError) else failure and type(failure).__name__
         _log.log(
             logging.WARNING if reason == "error" else logging.INFO,
