@@ -45,7 +45,7 @@ def speed_up(policy: PolicyName, stages: int, agreement: float, draft_time: floa
 
     `draft_time` is that of one run of the draft as a share of a stage's. Below the least that was measured, and with
     more stages, the nearest measured value stands: a lower bound. What a slower draft costs was measured at
-    `USUAL_AGREEMENT`, and is taken to be the same share at others. Raises `PipeDecError` for an agreement outside what
+    `USUAL_AGREEMENT`, and is taken to be the same share of what is gained at others. Raises `PipeDecError` for an agreement outside what
     was measured.
     """
     table = measured()["draft_time"]
@@ -59,7 +59,7 @@ def speed_up(policy: PolicyName, stages: int, agreement: float, draft_time: floa
         return None
     slowed = _interpolated(table, (draft_time, stages, USUAL_AGREEMENT), policy)
     unslowed = _interpolated(fast, (stages, USUAL_AGREEMENT), policy)
-    return _interpolated(fast, (stages, agreement), policy) * slowed / unslowed
+    return 1 + (_interpolated(fast, (stages, agreement), policy) - 1) * (slowed - 1) / (unslowed - 1)
 
 
 def _interpolated(table: Mapping[str, Any], point: Sequence[float], policy: PolicyName) -> float:

@@ -121,10 +121,23 @@ def test_measured_points_are_met_exactly(policy: Any) -> None:
 
 @given(st.integers(1, 30), st.floats(0.5, 0.9), st.floats(0.01, max(map(float, measured()["draft_time"]))))
 def test_between_points_nothing_is_outside_what_was_measured(stages: int, agreement: float, draft_time: float) -> None:
-    rows = [row for by in measured()["draft_time"].values() for by_a in by.values() for row in by_a.values()]
     found = speed_up("adaptive", stages, agreement, draft_time)
+    best = measured()["draft_time"]["0.25"]["20"]["0.9"]["adaptive"]
     assert found is not None
-    assert min(row["adaptive"] for row in rows) - 1e-9 <= found <= max(row["adaptive"] for row in rows) + 1e-9
+    assert 1 <= found <= best + 1e-9
+
+
+def test_a_better_draft_and_more_stages_are_faster_and_a_slower_draft_is_not() -> None:
+    def adaptive(stages: int, agreement: float, draft_time: float) -> float:
+        found = speed_up("adaptive", stages, agreement, draft_time)
+        assert found is not None
+        return found
+
+    for stages in (1, 3, 8, 17):
+        assert adaptive(stages, 0.6, 0.25) < adaptive(stages, 0.7, 0.25) < adaptive(stages, 0.85, 0.25)
+        assert adaptive(stages, 0.7, 0.1) == adaptive(stages, 0.7, 0.25)
+        assert adaptive(stages, 0.7, 0.25) > adaptive(stages, 0.7, 0.4) > adaptive(stages, 0.7, 1.0)
+        assert adaptive(stages, 0.7, 0.4) < adaptive(stages + 1, 0.7, 0.4)
 
 
 def test_beyond_what_was_measured_nothing_is_claimed() -> None:
