@@ -42,12 +42,13 @@ class CudaGraphs:
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, program: Program) -> Program:
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
             program()  # whatever is compiled or allocated once is, before the recording
             program()
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        with torch.cuda.device(self._stream.device), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             program()
         replay: Program = graph.replay
         return replay

@@ -20,6 +20,7 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)
 _MAX_QUERIES = {2: 128, 4: 16}  # of a program, by bytes of a number: what registers hold
 _MIN_QUERIES = 16  # of tl.dot
 _KEYS = {2: 64, 4: 32}  # that a program looks at together
+_VARYING = ("rows_stride", "items_at", "items", "kv_heads", "window")  # no value of these is worth a compilation
 _LOG2_E = 1.4426950408889634
 
 _POSITION, _FIRST = tl.constexpr(int(Column.POSITION)), tl.constexpr(int(Column.FIRST))
@@ -89,43 +90,44 @@ def tree_attention(
     state = torch.empty(2, items, kv_heads, queries, dtype=torch.float32, device=query.device)
     output = torch.empty(rows, heads, head_dim, dtype=query.dtype, device=query.device)
     sizes = {"GROUP": heads // kv_heads, "GROUP_PADDED": group, "DIM": head_dim, "DIM_PADDED": padded}
-    _attend_piece[(items, kv_heads)](
-        query,
-        keys,
-        values,
-        table,
-        partial,
-        state,
-        query.stride(1),
-        query.stride(0),
-        keys.stride(0),
-        keys.stride(1),
-        rows_stride,
-        len(Column) * rows_stride,
-        scale * _LOG2_E,
-        window or 0,
-        TILE=tile,
-        KEYS=_KEYS[max(2, query.element_size())],
-        WINDOWED=window is not None,
-        UPCAST=INTERPRETED and query.dtype == torch.bfloat16,  # whose products the interpreter gets wrong
-        **sizes,
-        num_warps=8 if queries >= 128 else 4,
-        num_stages=2,
-        enable_fp_fusion=True,
-    )
-    _join_pieces[(rows, heads)](
-        partial,
-        state,
-        table,
-        output,
-        rows_stride,
-        items,
-        kv_heads,
-        QUERIES=queries,
-        PIECES=16,
-        **sizes,
-        enable_fp_fusion=True,
-    )
+    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]  # Triton launches on the current one
+        _attend_piece[(items, kv_heads)](
+            query,
+            keys,
+            values,
+            table,
+            partial,
+            state,
+            query.stride(1),
+            query.stride(0),
+            keys.stride(0),
+            keys.stride(1),
+            rows_stride,
+            len(Column) * rows_stride,
+            scale * _LOG2_E,
+            window or 0,
+            TILE=tile,
+            KEYS=_KEYS[max(2, query.element_size())],
+            WINDOWED=window is not None,
+            UPCAST=INTERPRETED and query.dtype == torch.bfloat16,  # whose products the interpreter gets wrong
+            **sizes,
+            num_warps=8 if queries >= 128 else 4,
+            num_stages=2,
+            enable_fp_fusion=True,
+        )
+        _join_pieces[(rows, heads)](
+            partial,
+            state,
+            table,
+            output,
+            rows_stride,
+            items,
+            kv_heads,
+            QUERIES=queries,
+            PIECES=16,
+            **sizes,
+            enable_fp_fusion=True,
+        )
     return output
 
 
@@ -150,7 +152,7 @@ def _fold(query, k, v, seen, scale, top, total, sums, UPCAST: tl.constexpr):  # 
     return new_top, total * shrink + tl.sum(weights, 1), sums
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=_VARYING)  # type: ignore[untyped-decorator]
 def _attend_piece(  # type: ignore[no-untyped-def]
     query,
     keys,
@@ -235,7 +237,7 @@ def _attend_piece(  # type: ignore[no-untyped-def]
         tl.store(state + tl.num_programs(0) * tl.num_programs(1) * QUERIES + place, total, mask=real)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=_VARYING)  # type: ignore[untyped-decorator]
 def _join_pieces(  # type: ignore[no-untyped-def]
     partial,
     state,
