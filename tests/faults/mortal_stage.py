@@ -55,7 +55,7 @@ class Mortal:
 
 
 def serve(config: StageConfig, stage: LoadedStage) -> None:
-    health, registry = Health(), service_registry()
+    health, registry = Health(), service_registry("stage")
     mortal = replace(stage, worker=Mortal(stage.worker), offer=replace(stage.offer, incarnation=uuid.uuid4().hex))
     with (
         HealthServer(config.bind_host, config.metrics_port, health, registry),
