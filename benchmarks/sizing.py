@@ -3,9 +3,9 @@
     python -m benchmarks.sizing pipedec/data/speedup.json
 
 Fills in what the file lacks, a cell at a time, so it may be interrupted; delete the file to measure all again (about
-half an hour on one idle core, the record excepted). Each cell is `benchmarks.speedup` on the 24 held-out prompts with an
-emulated draft: times are of a stage of 20 ms for up to 64 rows and a link of 0.5 ms; `draft time` is that of one run of
-the draft as a share of a stage's.
+half an hour on one idle core, the record excepted). Each cell is `benchmarks.speedup` on the 24 held-out prompts with
+an emulated draft: times are of a stage of 20 ms for up to 64 rows and a link of 0.5 ms; `draft time` is that of one
+run of the draft as a share of a stage's.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def speed_up(policy: PolicyName, stages: int, agreement: float, draft_time: floa
 
     `draft_time` is that of one run of the draft as a share of a stage's. Below the least that was measured, and with
     more stages, the nearest measured value stands: a lower bound. What a slower draft costs was measured at
-    `USUAL_AGREEMENT`, and is taken to be the same share of what is gained at others. Raises `PipeDecError` for an agreement outside what
-    was measured.
+    `USUAL_AGREEMENT`, and is taken to be the same share of what is gained at others. Raises `PipeDecError` for an
+    agreement outside what was measured.
     """
     table = measured()["draft_time"]
     fast = table[min(table, key=float)]
