@@ -1,6 +1,7 @@
 """`python -m tests.faults.mortal_stage`: a stage that some requests kill, and that is soon there again.
 
-The weights are loaded once; the stage itself is a fork of that process, and when it is killed, the next one.
+What takes long, importing torch, is done once; the stage itself is a fork of that process, and when it is killed, the
+next one.
 """
 
 from __future__ import annotations
@@ -8,18 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import uuid
 from dataclasses import replace
 
-from pipedec.config import StageConfig
-from pipedec.health import Health, HealthServer
-from pipedec.logs import configure_stage
-from pipedec.metrics import service_registry
-from pipedec.metrics.stage import StageMetrics
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Prefill
-from pipedec.wire.sockets import Transport
-from stage_service.assembly import LoadedStage, assemble, load_stage
+from stage_service.__main__ import main
+from stage_service.assembly import LoadedStage
 from stage_service.worker import Progress, StageResult, StageWorker
 
 KILLS_AT_ONCE, KILLS_LATER = 318, 319  # as the first token of a prompt
@@ -54,27 +49,15 @@ class Mortal:
         return self._worker.step(batch, activation, progress)
 
 
-def serve(config: StageConfig, stage: LoadedStage) -> None:
-    health, registry = Health(), service_registry("stage")
-    mortal = replace(stage, worker=Mortal(stage.worker), offer=replace(stage.offer, incarnation=uuid.uuid4().hex))
-    with (
-        HealthServer(config.bind_host, config.metrics_port, health, registry),
-        Transport.open(config.keys_dir) as transport,
-    ):
-        loop = assemble(config, mortal, transport, StageMetrics(registry, config.stage), health)
-        signal.signal(signal.SIGTERM, lambda *_: loop.stop())
-        loop.run()
+def mortal(stage: LoadedStage) -> LoadedStage:
+    return replace(stage, worker=Mortal(stage.worker))  # type: ignore[arg-type]  # it does what the loop needs
 
 
-def main() -> None:
-    config = StageConfig.from_env()
-    configure_stage(config)
-    stage = load_stage(config, Health())
+def run() -> None:
     while True:
         child = os.fork()
         if child == 0:
-            serve(config, stage)
-            os._exit(0)
+            sys.exit(main(mortal))
         signal.signal(signal.SIGTERM, lambda *_, child=child: os.kill(child, signal.SIGTERM))
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
@@ -82,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()
