@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -52,10 +53,9 @@ class HealthServer(AbstractContextManager["HealthServer"]):
 
         Handler.health, Handler.registry = health, registry
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = _Server((host, port), Handler)
         except OSError as error:
             raise PipeDecError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-        self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
         self._thread.start()
@@ -67,6 +67,15 @@ class HealthServer(AbstractContextManager["HealthServer"]):
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away before its answer, as a kubelet does when its time is over, is no fault of ours."""
+        expected = isinstance(sys.exception(), ConnectionError)
+        _log.log(logging.DEBUG if expected else logging.ERROR, "answering %s", client_address, exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 from prometheus_client import CollectorRegistry
 
 from draft_service.api import create_app
-from pipedec.health import Health
+from pipedec.health import Health, HealthServer
 from pipedec.metrics.requests import RequestMetrics
 from tests.api.scripted import MODEL, ScriptedEngine, byte_tokenizer, served
 from tests.faults.service import Service
@@ -37,3 +38,17 @@ def test_the_heads_loop_beats() -> None:
         until(lambda: health.stuck_seconds() == 0.0)
     finally:
         service.close()
+
+
+@pytest.mark.parametrize(("failure", "level"), [(BrokenPipeError, "DEBUG"), (KeyError, "ERROR")])
+def test_a_client_that_goes_away_is_not_told_as_a_fault(
+    caplog: pytest.LogCaptureFixture, failure: type[Exception], level: str
+) -> None:
+    class Failing(Health):
+        def stuck_seconds(self) -> float:
+            raise failure
+
+    with caplog.at_level("DEBUG"), HealthServer("127.0.0.1", 0, Failing(), CollectorRegistry()) as server:
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"http://127.0.0.1:{server.port}/healthz")
+        until(lambda: [each.levelname for each in caplog.records if "answering" in each.message] == [level])
