@@ -184,7 +184,7 @@ class StageLoop:
             self._leave(f"step {batch.step} could not be computed")
             return
         except MemoryError as error:  # the weights are still there, and with all requests gone there is room again
-            _log.error("out of memory: %s", error, extra=fields(epoch=batch.epoch, step=batch.step))
+            _log.error("out of memory", extra=fields(epoch=batch.epoch, step=batch.step, reason=error))
             self._leave(f"step {batch.step} needs more memory than there is")
             return
         except Exception:
