@@ -132,7 +132,7 @@ def test_an_upgrade_of_the_operator_leaves_every_pod_alone_and_takes_its_rights_
 
 
 def _operators(space: Namespace) -> set[str]:
-    found = space.list("pods", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator")
+    found = space.list("pods", f"app.kubernetes.io/instance={RELEASE},pod-template-hash")  # not the pod of `helm test`
     return {each["metadata"]["uid"] for each in found}
 
 
