@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-WINDOW = 4.0  # seconds that the rate is of
-FEWEST = 4  # tokens, of which a rate can be told
+WINDOW = 6.0  # seconds that the rate is of, at most
+SHORTEST = 2.0  # and at least: tokens come in bursts, since one verdict may decide several
 LATEST = 200  # decided tokens that the hit rate is of
 
 
@@ -31,9 +31,9 @@ class Speed:
         self._came.append((now, tokens))
         while self._came[0][0] < now - WINDOW:
             self._came.popleft()
-        after_the_first = sum(tokens for _, tokens in self._came) - self._came[0][1]
-        if after_the_first >= FEWEST:
-            self.tokens_per_second = after_the_first / (now - self._came[0][0])
+        seconds = now - self._came[0][0]
+        if seconds >= SHORTEST:
+            self.tokens_per_second = sum(tokens for _, tokens in list(self._came)[1:]) / seconds
 
     def pause(self) -> None:
         """Nothing is decoded for a while."""

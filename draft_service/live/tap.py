@@ -38,7 +38,8 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An epoch was lost, and perhaps a later one is live again. Times are the head's clock, in seconds."""
+    """An epoch was lost, and perhaps a later one is live again; `reason` is the latest of several. Times are the head's
+    clock, in seconds."""
 
     epoch: int
     reason: str
@@ -84,8 +85,10 @@ class Tap:
 
     def lost(self, now: float, epoch: int, reason: str) -> None:
         """An epoch is over: whatever was in flight will not come back."""
-        fault = Fault(epoch, reason, now)
-        self.faults = (*self.faults, fault)[-MAX_FAULTS:]
+        fault, before = Fault(epoch, reason, now), self.faults
+        if before and before[-1].live is None:  # it is not over yet: one outage, of which more is known now
+            fault, before = Fault(epoch, reason, before[-1].lost), before[:-1]
+        self.faults = (*before, fault)[-MAX_FAULTS:]
         if self.watched:
             self._events.append((now, fault))
 

@@ -114,7 +114,7 @@ class View:
         legend = Text("now is at the right; ")
         for kind, meaning in LEGEND.items():
             legend.append(KINDS[kind][0], KINDS[kind][1]).append(f" {meaning}  ")
-        yield legend.append("(where a batch is, is estimated)", "dim")
+        yield legend.append("(estimated)", "dim")
         table = Table.grid(padding=(0, 1))
         for stage, (first, stop) in enumerate(self._about["layers"]):
             lost = stage in self._frame["missing"]

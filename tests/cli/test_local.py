@@ -114,3 +114,21 @@ def test_the_policy_can_be_changed_within_the_rules() -> None:
     assert with_policy(manifest(), "none").spec.policy == "none"
     with pytest.raises(ManifestError, match=r"spec\.speculation\.policy: \"magic\" is not valid"):
         with_policy(manifest(), "magic")
+
+
+@pytest.mark.parametrize(
+    ("page", "local", "shown"),
+    [
+        ({}, Local(port=0), True),
+        ({}, Local("0.0.0.0", 0), None),
+        ({"showText": False}, Local(port=0), None),
+        ({"showText": False}, Local(port=0, show_text=True), True),
+        ({"showText": True}, Local(port=0, show_text=False), False),
+    ],
+)
+def test_texts_are_shown_where_only_this_machine_sees_them(
+    page: dict[str, Any], local: Local, shown: bool | None, tmp_path: Path
+) -> None:
+    """None: as the manifest says, which is not to unless it says so."""
+    pipeline = plan_processes(manifest(serving={"livePage": page}), tmp_path, tmp_path, local)
+    assert DraftConfig.from_env(pipeline.programs[0].environment).live_text is shown

@@ -117,8 +117,11 @@ export class TreeView {
 
   prune(id, chip) {
     this.chips.delete(id);
-    if (chip.getAttribute("class") === "open") chip.setAttribute("class", "pruned");
-    else chip.style.opacity = 0;
+    if (chip.getAttribute("class") !== "open") {
+      chip.remove(); // a decided word that has left the window
+      return;
+    }
+    chip.setAttribute("class", "pruned");
     this.edges.before(chip); // behind everything that lives
     setTimeout(() => chip.remove(), PRUNED_MS);
   }
