@@ -36,6 +36,8 @@ def cause_of(pod: Object | None, workload: Object | None) -> Cause | None:
         return None
     status = pod.get("status", {})
     name = pod["metadata"]["name"]
+    if "deletionTimestamp" in pod["metadata"]:
+        return Cause(WAITING, f"pod {name} is terminating")
     scheduled = condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
         return Cause(UNSCHEDULABLE, f"pod {name} cannot be placed: {scheduled.get('message', 'no node fits')}")
@@ -44,8 +46,6 @@ def cause_of(pod: Object | None, workload: Object | None) -> Cause | None:
     for container in status.get("containerStatuses", ()):
         if found := _container_cause(name, container):
             return found
-    if "deletionTimestamp" in pod["metadata"]:
-        return Cause(WAITING, f"pod {name} is terminating")
     return Cause(WAITING, f"pod {name} is {_stage_of_start(status)}")
 
 

@@ -308,6 +308,16 @@ def test_the_youngest_pod_that_stays_counts() -> None:
     assert result["restarts"] == 4
 
 
+def test_a_pod_that_was_told_to_end_has_not_crashed() -> None:
+    scene = Scene()
+    scene.fail(STAGE, **container(terminated={"exitCode": 143, "reason": "Error"}))
+    scene.pods[STAGE]["metadata"]["deletionTimestamp"] = LATER
+    result = scene.status()
+    assert of(result, "Ready") == ("False", "StagesNotReady")
+    assert of(result, "Degraded")[0] == "False"
+    assert "is terminating" in condition(result, "Ready")["message"]
+
+
 def test_created_and_ready_are_told_once() -> None:
     assert [each.reason for each in transitions({}, Scene().status())] == ["Created", "Ready"]
     assert transitions(Scene().status(), Scene().status()) == []
