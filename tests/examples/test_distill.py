@@ -112,4 +112,3 @@ def test_training_brings_the_draft_nearer_and_goes_on_where_it_stopped(model: Pa
 
 def loss(told: list[str]) -> float:
     return float(told[-1].split("loss ")[1].split(",")[0])
-

@@ -199,3 +199,21 @@ def test_remote_code_is_never_run(copied: Path) -> None:
     (copied / "evil.py").write_text("raise SystemExit('ran')")
     with pytest.raises(ModelError, match="no causal language model"):
         SpanModel.load(copied, (0, 4), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_draft_borrows_the_embedding_and_head_that_it_lacks(tmp_path: Path, tied: bool) -> None:
+    target = tiny_model(tmp_path / "target", layers=4, tied=tied)
+    draft = Path(shutil.copytree(target, tmp_path / "draft"))
+    config = json.loads((draft / "config.json").read_text())
+    (draft / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    own = {n: t for n, t in load_file(draft / SINGLE_FILE).items() if ".layers.0." in n or ".layers.1." in n}
+    norm = torch.full((32,), 2.0)
+    save_file({**own, "model.norm.weight": norm}, draft / SINGLE_FILE, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"embed_tokens\.weight' is missing"):
+        SpanModel.load(draft, (0, 2), dtype=torch.float32)
+    lent = SpanModel.load(draft, (0, 2), dtype=torch.float32, ends=target).architecture
+    whole = AutoModelForCausalLM.from_pretrained(target)
+    assert torch.equal(lent.embedding.weight, whole.model.embed_tokens.weight)
+    assert torch.equal(lent.lm_head.weight, whole.lm_head.weight)
+    assert torch.equal(lent.norm.weight, norm)
