@@ -2,7 +2,7 @@
 
     python -m examples.smollm2.distill collect --data /tmp/answers --tokens 2000000
     python -m examples.smollm2.distill train --data /tmp/answers --tokens 10000000
-    python -m examples.smollm2.distill measure
+    python -m examples.smollm2.distill measure --data /tmp/answers
 
 Each step goes on where it was stopped. On a GPU (--device cuda) collect tens of millions of tokens; agreement with
 the target grows with them, and it decides how fast PipeDec is.
@@ -19,8 +19,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.recording import load_prompts
-from examples.smollm2.answers import Target, collect
-from examples.smollm2.training import Training, train
+from examples.smollm2.answers import HELD_OUT, Target, collect, load
+from examples.smollm2.student import load_student
+from examples.smollm2.training import Training, measure, shown, train
 from pipedec.config import model_cache
 from pipedec.models import resolve
 
@@ -61,6 +62,9 @@ def main() -> None:
             seed=options.seed,
         )
         train(folder, options.data, options.out, plan, options.device, _tell)
+    else:
+        student = load_student(folder, options.out).to(options.device)
+        _tell(shown(measure(student, load([options.data / HELD_OUT]), options.device)))
 
 
 def _tell(text: str) -> None:
@@ -86,6 +90,9 @@ def _parse() -> argparse.Namespace:
     training.add_argument("--batch-tokens", type=int, default=8192, help="answer tokens in one update")
     training.add_argument("--learning-rate", type=float, default=1e-3, help="at its highest")
     training.add_argument("--vocabulary", type=int, default=8192, help="tokens in one update's softmax; 0: all")
+    measuring = steps.add_parser("measure", parents=[common], help="how often a draft foresees held-out answers")
+    measuring.add_argument("--data", type=Path, required=True, help="folder of shards")
+    measuring.add_argument("--out", type=Path, default=DRAFT, help="where the draft was saved")
     return parser.parse_args()
 
 

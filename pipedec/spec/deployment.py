@@ -64,8 +64,8 @@ class Draft(PodSettings):
     """The small model that predicts. It shares its pod with the scheduler and the endpoint."""
 
     uri: ModelUri | None = None
-    """Where the draft's weights are, as model.uri says it, or builtin://NAME, a draft that PipeDec brings along
-    (builtin://smollm2). It must have the target's tokenizer; an embedding or head that it lacks is the target's."""
+    """Where the draft's weights are, as model.uri says it. It must have the target's tokenizer; an embedding or head
+    that its checkpoint lacks is the target's."""
     target_layers: Annotated[int, Field(ge=1, le=256)] | None = None
     """Use the target's own first N layers, with its norm and head, as the draft: no second model is needed, but
     there are fewer hits."""
