@@ -20,7 +20,7 @@ DRAFT_SLOTS = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class DraftSource:
-    """`emulated:A`, `layers:N`, or a folder or URI of a model."""
+    """`emulated:A`, `layers:N`, a folder or URI of a model, or `none`: predictions come from the text alone."""
 
     text: str
     target: Path
@@ -52,7 +52,9 @@ class DraftSource:
         """Share of positions at which the target's choice is among the first 1, 4, 8, 16; of emulated drafts."""
         return {top: agreement(transcripts, self.level, top) for top in (1, 4, 8, 16)} if self.emulated else None
 
-    def build(self, transcripts: Sequence[Transcript], children: int) -> Proposer:
+    def build(self, transcripts: Sequence[Transcript], children: int) -> Proposer | None:
+        if self.text == "none":
+            return None
         if self.emulated:
             return EmulatedDraft(transcripts, self.level, children)
         return _build_real(self, children)

@@ -162,6 +162,8 @@ def simulate(
 ) -> Simulation:
     """A pipeline that replays these transcripts."""
     scheduler = Scheduler(Limits(stages, max_sequences=concurrency, prefill_chunk=PREFILL_CHUNK), policy)
+    if draft is None:
+        scheduler.lose_draft()
     workers = [ReplayStage(transcripts, vocab_size, is_last=index == stages - 1) for index in range(stages)]
     return Simulation(scheduler, workers, draft if policy.children else None, slots, device.timing)
 

