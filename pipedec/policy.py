@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 
 from pipedec.calibration import Calibration, Proposals
 from pipedec.cost import Cost, flat_cost
-from pipedec.recall import MatchRates, Recall
+from pipedec.recall import Match, MatchRates, Recall
 from pipedec.tree import Node, PredictionTree
 
 PolicyName = Literal["none", "static-tree", "pipedec", "adaptive"]
@@ -188,14 +188,18 @@ class AdaptivePolicy:
         return [(token, logprob) for token, logprob in judged if logprob > CHILD_FLOOR]
 
     def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
+        cursor = tree.root
+        if cursor.recalled is not None:
+            return
+        cursor.recalled = text.matches()
+        for rank, match in enumerate(cursor.recalled):
+            if match.length >= least:
+                self._follow(tree, match, rank, last)
+
+    def _follow(self, tree: PredictionTree, match: Match, rank: int, last: int) -> None:
         node = tree.root
-        if node.recalled is not None:
-            return
-        node.recalled = match = text.match()
-        if match.length < least:
-            return
         for length, token in enumerate(match.tokens[: last - node.position], match.length):
-            logprob = self._match_rates.logprob(length)
+            logprob = self._match_rates.logprob(length, rank if node is tree.root else 0)
             if token not in node.children and tree.logprob(node) + logprob < CHILD_FLOOR:
                 break
             node = tree.extend(node, token, logprob)
@@ -203,8 +207,8 @@ class AdaptivePolicy:
     def observe(self, cursor: Node, token: int) -> None:
         if cursor.proposals:
             self._calibration.observe(cursor.proposals, token)
-        if cursor.recalled is not None and cursor.recalled.length:
-            self._match_rates.observe(cursor.recalled.length, cursor.recalled.tokens[0] == token)
+        if cursor.recalled:
+            self._match_rates.observe(cursor.recalled, token)
 
 
 def best_first(trees: Sequence[PredictionTree], peek: Callable[[PredictionTree], Node | None]) -> Iterator[Choice]:

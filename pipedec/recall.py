@@ -12,20 +12,20 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SHORTEST, LONGEST = 2, 16  # tokens of a match: fewer are none, more count as many
+SHORTEST, LONGEST = 1, 16  # tokens of a match: fewer are none, more count as many
 SURE = 6  # tokens of a match that is worth believing beside a draft model's own word
 PLACES = 8  # the newest ones with the same `SHORTEST` tokens that are looked at
 AHEAD = 16  # tokens offered
-TRUST = 4.0  # matches that weigh as much as the first guess, which is
-FIRST_GUESS = 0.5
+TRUST = 4.0  # matches that weigh as much as the first guess
+FIRST_GUESSES = (0.5, 0.1)  # how often the best match is right, and another one
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """`tokens` followed when the newest `length` tokens were there before; 0 and none: they never were."""
+    """`tokens` followed when the newest `length` tokens were there before."""
 
-    length: int = 0
-    tokens: tuple[int, ...] = ()
+    length: int
+    tokens: tuple[int, ...]
 
 
 class Recall:
@@ -36,17 +36,17 @@ class Recall:
         self._places: defaultdict[tuple[int, ...], deque[int]] = defaultdict(lambda: deque(maxlen=PLACES))
         self._indexed = SHORTEST - 1  # the last place that is known: the one after so many tokens
 
-    def match(self) -> Match:
-        """The longest match of the newest tokens, of equal ones the newest."""
+    def matches(self) -> list[Match]:
+        """Matches of the newest tokens that go on differently, the longest first and of equal ones the newest."""
         tokens = self._tokens
         while self._indexed < len(tokens) - 1:
             self._indexed += 1
             self._places[tuple(tokens[self._indexed - SHORTEST : self._indexed])].append(self._indexed)
-        best, place = 0, 0
-        for candidate in reversed(self._places.get(tuple(tokens[-SHORTEST:]), ())):
-            if (length := self._length(candidate)) > best:
-                best, place = length, candidate
-        return Match(best, tuple(tokens[place : place + AHEAD])) if best else Match()
+        places = [(self._length(p), p) for p in self._places.get(tuple(tokens[-SHORTEST:]), ())]
+        found: dict[int, Match] = {}
+        for length, place in sorted(places, reverse=True):
+            found.setdefault(tokens[place], Match(length, tuple(tokens[place : place + AHEAD])))
+        return list(found.values())
 
     def _length(self, place: int) -> int:
         """How many tokens before `place` are also the newest."""
@@ -57,18 +57,21 @@ class Recall:
 
 
 class MatchRates:
-    """How often the first token after a match of some length came again."""
+    """How often what a match offered first was decided, by its length and whether it was the best of its time."""
 
     def __init__(self) -> None:
-        self._seen = [0] * (LONGEST + 1)
-        self._right = [0] * (LONGEST + 1)
+        self._seen = [[0] * (LONGEST + 1) for _ in FIRST_GUESSES]
+        self._right = [[0] * (LONGEST + 1) for _ in FIRST_GUESSES]
 
-    def observe(self, length: int, right: bool) -> None:
-        """What a match of this length offered first was decided, or was not."""
-        self._seen[length] += 1
-        self._right[length] += right
+    def observe(self, matches: Sequence[Match], token: int) -> None:
+        """The target decided `token` where these were found."""
+        for rank, match in enumerate(matches):
+            kind = min(rank, 1)
+            self._seen[kind][match.length] += 1
+            self._right[kind][match.length] += match.tokens[0] == token
 
-    def logprob(self, length: int) -> float:
+    def logprob(self, length: int, rank: int) -> float:
         """Of the token after a match of so many; each one offered and decided makes a match longer."""
-        length = min(length, LONGEST)
-        return math.log((self._right[length] + TRUST * FIRST_GUESS) / (self._seen[length] + TRUST))
+        kind, length = min(rank, 1), min(length, LONGEST)
+        right = self._right[kind][length] + TRUST * FIRST_GUESSES[kind]
+        return math.log(right / (self._seen[kind][length] + TRUST))

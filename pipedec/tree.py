@@ -37,7 +37,7 @@ class Node:
     parent: Node | None
     children: dict[int, Node] = field(default_factory=dict)  # by token
     proposals: Proposals = ()  # the draft model's own, before the policy judged them
-    recalled: Match | None = None  # when it was the cursor: what the text itself suggested
+    recalled: Sequence[Match] | None = None  # when it was the cursor: what the text itself suggested
     slot: int = NO_SLOT
     sent: bool = False
     drafted: bool = False
