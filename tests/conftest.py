@@ -1,4 +1,8 @@
-"""Settings of the whole suite, before torch is imported: with tiny models, more threads only wait for each other."""
+"""Settings of the whole suite, before torch and Triton are imported.
+
+With tiny models, more threads only wait for each other. Triton's kernels are compiled where there is a GPU, and
+interpreted elsewhere; it must know when it is first imported, whoever does that.
+"""
 
 from __future__ import annotations
 
@@ -6,3 +10,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
