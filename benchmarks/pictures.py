@@ -61,6 +61,29 @@ def plot_speedups(results: Sequence[Result], draft: str, file: Path) -> None:
         _save(figure, file)
 
 
+def plot_agreement(table: Mapping[int, Mapping[float, Mapping[PolicyName, float]]], file: Path) -> None:
+    """Speed-up over `none` against the draft's agreement with the target, by policy: a panel for each of these stages.
+
+    `table`: stages -> agreement -> policy -> speed-up.
+    """
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(table), figsize=(4.4 * len(table), 4.6), sharey=True, layout="constrained")
+        for axes, (stages, by_agreement) in zip(panels, sorted(table.items()), strict=True):
+            agreements = sorted(by_agreement)
+            for policy in by_agreement[agreements[0]]:
+                speed = [by_agreement[agreement][policy] for agreement in agreements]
+                axes.plot(agreements, speed, color=COLOURS[policy], lw=2.6 if policy == "adaptive" else 1.8, marker="o")
+            axes.set_title(f"{stages} stages", loc="left", fontsize=12, weight="bold")
+            axes.set_xlabel("share of positions at which the draft's first choice is the target's")
+            axes.xaxis.label.set_fontsize(9)
+            axes.set_xticks(agreements, [f"{agreement:g}" for agreement in agreements], fontsize=9)
+        panels[0].set_ylabel("times as fast as plain pipeline parallelism")
+        panels[0].set_ylim(bottom=0)
+        handles = [Line2D([], [], color=COLOURS[name], marker="o", label=name) for name in reversed(COLOURS)]
+        panels[0].legend(handles=handles, frameon=False, loc="upper left")
+        _save(figure, file)
+
+
 def _lines(axes: Axes, points: Mapping[PolicyName, Sequence[tuple[float, float]]]) -> None:
     ends = []
     for policy, line in points.items():

@@ -15,17 +15,19 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import speedup
 from benchmarks.comparison import OVERALL
+from pipedec.policy import PolicyName
 
 STAGES = (1, 2, 4, 8, 14, 20)
 # Agreements by draft time: what a slow draft costs is measured at one of them.
 GRID = {0.25: (0.5, 0.65, 0.76, 0.9), 0.5: (0.76,), 1.0: (0.76,)}
+PICTURED = (4, 8, 14)
 STAGE_MS = 20.0
 COMMAND = "python -m benchmarks.sizing pipedec/data/speedup.json"
 
@@ -72,18 +74,32 @@ def measure(draft_time: float, stages: int, agreement: float, jobs: int | None) 
     return {result.policy: round(result.over["none"], 3) for result in results if result.kind == OVERALL}
 
 
+def by_agreement(rows: Rows) -> dict[int, dict[float, dict[PolicyName, float]]]:
+    """Speed-ups with the fastest draft, of pictured numbers of stages."""
+    table: dict[int, dict[float, dict[PolicyName, float]]] = {stages: {} for stages in PICTURED}
+    for (draft_time, stages, agreement), row in rows.items():
+        if draft_time == min(GRID) and stages in table:
+            table[stages][agreement] = {policy: row[policy] for policy in get_args(PolicyName)}
+    return table
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sizing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path, help="the table, completed in place")
     parser.add_argument("--jobs", type=int, help="processes (default: one per core)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a picture of speed-up against agreement")
     options = parser.parse_args(arguments)
     rows = load(options.file)
     for cell in cells():
         if cell not in rows:
             rows[cell] = measure(*cell, options.jobs)
             save(options.file, rows)
+    if options.plot:
+        from benchmarks.pictures import plot_agreement
+
+        plot_agreement(by_agreement(rows), options.plot)
     return 0
 
 
