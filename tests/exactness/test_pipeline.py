@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from benchmarks.local import build_stages
 from benchmarks.simulation import Simulation
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.policy import PolicyName, make_policy
+from pipedec.sampling_params import SamplingParams
 from tests.exactness.drafts import KINDS, make_draft
 from tests.exactness.pipelines import NUM_SLOTS, POLICIES, SAMPLED, expected, load, run
 from tests.tiny import tiny_model
@@ -74,3 +76,17 @@ def test_a_lost_formation_changes_no_token(models: dict[str, Path]) -> None:
     simulation.form(NUM_SLOTS)
     generated = simulation.run({})
     assert {key: generated[key].tokens for key in requests} == alone
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), SAMPLED], ids=["greedy", "sampled"])
+def test_what_the_text_recalls_changes_no_token(models: dict[str, Path], sampling: SamplingParams) -> None:
+    """Without a draft model. A random model's long greedy answers run in circles, which is recalled, and comes true."""
+    asked = load(3, seed=6, sampling=sampling)
+    requests = {key: replace(request, max_tokens=80) for key, request in asked.items()}
+    scheduler = Scheduler(Limits(3, poison=True, prefill_chunk=16), make_policy("adaptive", width=8))
+    scheduler.lose_draft()
+    generated = Simulation(scheduler, build_stages(models["llama"], 3, NUM_SLOTS), None, NUM_SLOTS).run(requests)
+    assert {key: generated[key].tokens for key in requests} == run(models["llama"], "none", 1, "", requests)
+    assert scheduler.counts.predicted_rows > 0
+    assert scheduler.counts.hits > 0 or sampling is SAMPLED
+    assert scheduler.num_slots_used == 0
