@@ -32,6 +32,7 @@ def resource(dtype: str, threads: int) -> dict[str, Any]:
     """The manifest of one stage without a draft."""
     spec = {
         "model": {"uri": URI, "dtype": dtype},
+        "speculation": {"policy": "none"},
         "pipeline": {"stages": 1},
         "serving": {"maxContext": 1024, "maxSequences": 1, "threads": threads},
     }
