@@ -15,7 +15,7 @@ _WAITING, _RUNNING = (
     LATELY.sum(f"avg_over_time(pipedec_num_requests_{state}[5m])") for state in ("waiting", "running")
 )
 _LOADED = f"({LATELY.sum('min_over_time(pipedec_num_requests_running[5m])')} > 0)"
-_SPECULATES = LATELY.sum('pipedec_head_info{policy!="none"}', operator="max")
+_DRAFTS = f"{LATELY.rate('pipedec_head_draft_rows_total')} > 0"  # what the text alone predicts is seldom half of it
 _STAGES = LATELY.sum("pipedec_head_stages", operator="max")
 _MEAN_STEP = LATELY.sum("pipedec_head_stage_step_seconds", operator="avg")
 
@@ -99,7 +99,7 @@ SPEED = (
         "PipeDecLowAcceptance",
         "info",
         "30m",
-        f"{measures.hit_rate(LATELY)} < 0.5\nand {_SPECULATES}",
+        f"{measures.hit_rate(LATELY)} < 0.5\nand {_DRAFTS}",
         f"{WHO} predicts {value('humanizePercentage')} of its tokens",
         "The draft model guesses wrong so often that the pipeline is mostly empty.",
     ),

@@ -128,7 +128,9 @@ def _speculation(facts: EndpointFacts) -> Iterator[Finding]:
         yield Finding("skip", "hit rate", f"only {hits + misses:.0f} tokens were decided so far")
         return
     rate = hits / (hits + misses)
-    if rate < LOW_HIT_RATE:
+    if facts.value("pipedec_head_draft_rows_total") == 0:
+        yield Finding("skip", "hit rate", f"{rate:.0%} of tokens were predicted in time, without a draft model")
+    elif rate < LOW_HIT_RATE:
         remedy = "Choose a better draft: a larger one, or of the target's own family and version"
         yield Finding("warn", "hit rate", f"{rate:.0%} of tokens were predicted in time", remedy)
     else:

@@ -116,6 +116,15 @@ def test_rates_of_a_few_tokens_are_not_judged() -> None:
     assert told(facts(policy="none"))["hit rate"][:2] == ("skip", "policy none makes no predictions")
 
 
+def test_a_pipeline_without_a_draft_model_is_not_blamed_for_its_misses() -> None:
+    rare = {"pipedec_head_hits_total": 200.0, "pipedec_head_misses_total": 800.0}
+    assert told(facts(**rare, pipedec_head_draft_rows_total=9.0))["hit rate"][0] == "warn"
+    assert told(facts(**rare, pipedec_head_draft_rows_total=0.0))["hit rate"][:2] == (
+        "skip",
+        "20% of tokens were predicted in time, without a draft model",
+    )
+
+
 def test_what_the_endpoint_refuses_is_explained() -> None:
     locked = replace(facts(), models=Answer(401, "a valid API key is needed"), completion=None)
     assert told(locked)["models"][0] == "fail"
