@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from benchmarks.up import running
 from tests.cli.test_commands import run
-from tests.tiny import tiny_model
-
-MANIFEST = """
-apiVersion: pipedec.dev/v1alpha1
-kind: PipeDecDeployment
-metadata: {name: tiny}
-spec:
-  model: {uri: "file://MODEL", dtype: float32}
-  draft: {targetLayers: 2}
-  pipeline: {stages: 2}
-  serving: {maxSequences: 2, maxContext: 128, threads: 1, drainSeconds: 5}
-"""
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_model(tmp_path_factory.mktemp("model"))
-    file = tmp_path_factory.mktemp("manifest") / "tiny.yaml"
-    file.write_text(MANIFEST.replace("MODEL", str(model)))
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -41,32 +21,9 @@ def url(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     """The endpoint of a running pipeline that asks for a key."""
     key = tmp_path_factory.mktemp("key") / "key"
     key.write_text("secret")
-    command = (
-        sys.executable,
-        "-m",
-        "pipedec.cli",
-        "up",
-        "-f",
-        str(manifest),
-        "--port",
-        "0",
-        "--api-key-file",
-        str(key),
-    )
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as up:
-        assert up.stderr is not None
-        said = []
-        try:
-            for line in up.stderr:  # ends when the process does, so a failure to start is not waited for
-                said.append(line)
-                if found := re.search(r"served at (http://[\w.:]+)/v1", line):
-                    break
-            else:
-                pytest.fail("pipedec up ended:\n" + "".join(said))
-            yield found[1]
-        finally:
-            up.send_signal(signal.SIGINT)
-            up.stderr.read()
+    resource = yaml.safe_load(manifest.read_text())
+    with running(resource, "--api-key-file", str(key)) as up:
+        yield up.url
 
 
 def checks(text: str) -> dict[str, dict[str, str]]:

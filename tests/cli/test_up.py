@@ -15,32 +15,10 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from tests.tiny import reference_greedy, tiny_model
+from tests.tiny import reference_greedy
 
 PIPEDEC = (sys.executable, "-m", "pipedec.cli")
 PROMPT = "Hello"
-MANIFEST = """
-apiVersion: pipedec.dev/v1alpha1
-kind: PipeDecDeployment
-metadata: {name: tiny}
-spec:
-  model: {uri: "file://MODEL", dtype: float32}
-  draft: {targetLayers: 2}
-  pipeline: {stages: 2}
-  serving: {maxSequences: 2, maxContext: 128, threads: 1, drainSeconds: 5}
-"""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def manifest(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("manifest") / "tiny.yaml"
-    file.write_text(MANIFEST.replace("MODEL", str(model)))
-    return file
 
 
 @pytest.fixture(scope="module")
