@@ -12,7 +12,8 @@ from pathlib import Path
 from benchmarks.drafts import DraftSource
 from benchmarks.measure import Device, Outcome, run
 from benchmarks.recording import Transcript, load
-from pipedec.policy import PolicyName, make_policy
+from pipedec.cost import Cost
+from pipedec.policy import Policy, PolicyName, make_policy
 
 STATIC_WIDTHS = (4, 8, 16, 32)
 STATIC_DEPTHS = (1, 2, 3, 4, 6, 8, 11)
@@ -30,6 +31,11 @@ class Tuning:
 
     def __str__(self) -> str:
         return f"width {self.width}, children {self.children}, depth {self.depth}"
+
+    def policy(self, name: PolicyName, cost: Cost) -> Policy:
+        """The policy of that name with these settings; the width of `adaptive` is its own choice."""
+        width = self.width if name in ("pipedec", "static-tree") else None
+        return make_policy(name, width=width, children=self.children, depth=self.depth, cost=cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +82,8 @@ def _transcripts(record: Path) -> list[Transcript]:
 
 def _run(scene: Scene, job: Job) -> Outcome:
     transcripts = [_transcripts(scene.record)[index] for index in job.prompts]
-    tuning = job.tuning
-    policy = make_policy(
-        job.policy,
-        width=tuning.width if job.policy in ("pipedec", "static-tree") else None,
-        children=tuning.children,
-        depth=tuning.depth,
-        cost=scene.device.stage_seconds,
-    )
-    draft = scene.draft.build(transcripts, tuning.children) if policy.children else None
+    policy = job.tuning.policy(job.policy, scene.device.stage_seconds)
+    draft = scene.draft.build(transcripts, job.tuning.children) if policy.children else None
     return run(transcripts, policy, draft, job.stages, scene.device, scene.vocab_size, scene.concurrency)
 
 

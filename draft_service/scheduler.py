@@ -221,8 +221,8 @@ class Scheduler:
     def _predicted_rows(self) -> list[Row]:
         rows: list[Row] = []
         by_tree = {id(s.tree): s for s in self.running.values() if s.tree.root.sent and s.suspicion.speculates}
+        least = SURE if self.draft_available else SHORTEST
         for sequence in by_tree.values():
-            least = SURE if self.draft_available else SHORTEST
             self.policy.recall(sequence.tree, sequence.text, least, sequence.last_position)
         for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
             if len(rows) >= self.limits.max_rows or not self._take_slot(node):

@@ -31,7 +31,7 @@ from pipedec.config import model_cache
 from pipedec.errors import PipeDecError
 from pipedec.model.shape import model_shape
 from pipedec.models import resolve
-from pipedec.policy import PolicyName, make_policy
+from pipedec.policy import PolicyName
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,13 +95,7 @@ def _compare(options: argparse.Namespace, stages: int, policy: PolicyName) -> di
             record, chosen, vocabulary, options.max_tokens, draft.level, tuning.children, device, options.compute
         )
         cut = scene.transcripts()
-        rules = make_policy(
-            policy,
-            width=tuning.width if policy in ("pipedec", "static-tree") else None,
-            children=tuning.children,
-            depth=tuning.depth,
-            cost=device.stage_seconds,
-        )
+        rules = tuning.policy(policy, device.stage_seconds)
         proposer = draft.build(cut, tuning.children) if rules.children else None
         simulated = run(cut, rules, proposer, stages, device, vocabulary).tokens_per_second
         task = progress.add_task(f"{policy}, {stages} stages", total=len(chosen))
