@@ -21,6 +21,7 @@ class Layers:
 
     def __init__(self, model: Span, fused: bool = False) -> None:
         self._layers = tuple(_fused(layer) if fused else layer for layer in model.layers)
+        self._cache_arguments = [cache_argument(layer) for layer in model.layers]
         self._rotary = _Rotary(model)
 
     def __len__(self) -> int:
@@ -46,12 +47,17 @@ class Layers:
                 hidden,
                 attention_mask=cache,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
+                **{self._cache_arguments[index]: cache},
                 **rotated[index],
             )
             hidden = output[0] if isinstance(output, tuple) else output
         return hidden[0]
+
+
+def cache_argument(module: nn.Module) -> str:
+    """What a module of transformers calls its KV cache: `past_key_values`, or since 5.24 `cache`, where ported."""
+    return "cache" if "cache" in inspect.signature(type(module).forward).parameters else "past_key_values"
 
 
 def _fused(layer: nn.Module) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,13 @@ def test_low_precision_raises_no_false_alarm(tmp_path: Path, family: str, dtype:
 
 def altered_layer(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     original = LlamaDecoderLayer.forward
-    monkeypatch.setattr(LlamaDecoderLayer, "forward", lambda self, hidden, **rest: change(original, self, hidden, rest))
+
+    @wraps(original)
+    def altered(self: nn.Module, hidden: torch.Tensor, **rest: Any) -> torch.Tensor:
+        changed: torch.Tensor = change(original, self, hidden, rest)
+        return changed
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", altered)
 
 
 def mixes_rows(original: Any, layer: nn.Module, hidden: torch.Tensor, rest: dict[str, Any]) -> torch.Tensor:
