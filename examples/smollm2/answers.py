@@ -10,21 +10,23 @@ import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache
 
+from examples.smollm2.cache import ATTENTION, GrowingCache
 from examples.smollm2.prompts import Prompts
+from pipedec.model.layers import cache_argument
 
 KEPT = 32  # likeliest tokens kept of each distribution
 DRAWN_FROM = 64  # likeliest tokens that a sampled answer may use
 TEMPERATURES = (0.0, 0.0, 0.4, 0.7, 1.0)
-QUESTION_TOKENS, ANSWER_TOKENS, HELD_OUT_TOKENS = 80, 256, 128
+QUESTION_TOKENS, ANSWER_TOKENS, HELD_OUT_TOKENS = 80, 160, 128
+ROUND = 4  # batches of answers to the questions of one batch, and others
 HELD_OUT = "held-out.npz"  # greedy answers to the prompts that are held out, to measure by
 
 
@@ -42,46 +44,61 @@ class Target:
     """Continues many texts at once. `model` is a causal LM of transformers, `end` the token that ends a turn."""
 
     def __init__(self, model: Any, end: int, seed: int) -> None:
+        model.set_attn_implementation(ATTENTION)
         self._model, self._end, self._device = model, end, model.device
         self._generator = torch.Generator(self._device).manual_seed(seed)
 
     @torch.inference_mode()
     def continue_all(self, prompts: Sequence[list[int]], temperatures: Sequence[float], limit: int) -> list[Answer]:
         """Sample up to `limit` tokens after each prompt; greedy where the temperature is 0."""
-        width, rows = max(map(len, prompts)), torch.arange(len(prompts), device=self._device)
-        ids = torch.tensor([[self._end] * (width - len(p)) + p for p in prompts], device=self._device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
-        temperature = torch.tensor(temperatures, device=self._device)
-        cache, positions = DynamicCache(), (mask.cumsum(-1) - 1).clamp(min=0)
+        columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+        shared = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
+        width = max(map(len, prompts))
+        ids = self._tensor([p[:shared] + [self._end] * (width - len(p)) + p[shared:] for p in prompts])
+        padding = self._tensor([[0] * shared + [1] * (width - len(p)) + [0] * (len(p) - shared) for p in prompts])
+        positions = ((1 - padding).cumsum(-1) - 1).clamp(min=0)
+        cache = GrowingCache(self._model.config.num_hidden_layers, width + limit, padding.bool())
+        if shared:  # computed once, for all
+            self._run(ids[:1, :shared], positions[:1, :shared], cache, texts=1)
+            cache.expand(len(prompts))
+            ids, positions = ids[:, shared:], positions[:, shared:]
+        temperature, rows = torch.tensor(temperatures, device=self._device), torch.arange(len(prompts))
         said: list[list[tuple[int, Any, Any]]] = [[] for _ in prompts]
-        running = torch.ones(len(prompts), dtype=torch.bool, device=self._device)
+        running = torch.ones(len(prompts), dtype=torch.bool)
         for _ in range(limit):
-            output = self._model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-            )
-            logprobs = output.logits[:, -1].float().log_softmax(-1)
-            top = logprobs.topk(DRAWN_FROM)
-            chosen = self._draw(top.values, top.indices, temperature[rows])
+            top = self._run(ids, positions, cache, len(rows)).log_softmax(-1).topk(DRAWN_FROM)
+            chosen = self._draw(top.values, top.indices, temperature)
             kept_tokens = top.indices[:, :KEPT].to(torch.int32).cpu().numpy().astype(np.uint16)
             kept_logprobs = top.values[:, :KEPT].half().cpu().numpy()
             for i, (row, token, on) in enumerate(zip(rows.tolist(), chosen.tolist(), running.tolist(), strict=True)):
                 if on:
                     said[row].append((token, kept_tokens[i], kept_logprobs[i]))
-            running = running & (chosen != self._end)
+            running = running & (chosen.cpu() != self._end)
             if not running.any():
                 break
+            ids, positions = chosen[:, None], positions[:, -1:] + 1
             if running.sum() <= 0.75 * len(rows):  # computing those that have ended would be waste
                 kept = running.nonzero().squeeze(-1)
-                cache.batch_select_indices(kept)
-                rows, mask, chosen = rows[kept], mask[kept], chosen[kept]
-                positions, running = positions[kept], running[kept]
-            ids = chosen[:, None]
-            mask = torch.cat([mask, torch.ones_like(ids)], -1)
-            positions = positions[:, -1:] + 1
+                rows, running = rows[kept], running[kept]
+                kept = kept.to(self._device)
+                cache.keep(kept)
+                ids, positions, temperature = ids[kept], positions[kept], temperature[kept]
         return [
             Answer(prompt, [t for t, _, _ in row], np.stack([t for _, t, _ in row]), np.stack([p for _, _, p in row]))
             for prompt, row in zip(prompts, said, strict=True)
         ]
+
+    def _tensor(self, numbers: list[list[int]]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self._device)
+
+    def _run(self, ids: torch.Tensor, positions: torch.Tensor, cache: GrowingCache, texts: int) -> torch.Tensor:
+        """The logits [texts, vocabulary] after the newest tokens [texts, new], which the cache then holds."""
+        bias = cache.bias(texts, ids.shape[1], self._model.dtype)
+        caching = {cache_argument(self._model): cache}
+        output = self._model(input_ids=ids, attention_mask=bias, position_ids=positions, logits_to_keep=1, **caching)
+        cache.size += ids.shape[1]
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
 
     def _draw(self, logprobs: torch.Tensor, tokens: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
         noise = torch.empty_like(logprobs).exponential_(generator=self._generator).log().neg()
@@ -117,17 +134,24 @@ def collect(
     start, before = time.monotonic(), have
     while have < tokens:
         rng = random.Random((seed << 20) + index)
-        imagined = target.continue_all([opening] * (batch // 2), [1.0] * (batch // 2), QUESTION_TOKENS)
+        imagined = target.continue_all([opening] * batch, [1.0] * batch, QUESTION_TOKENS)
         questions = [a.tokens[:-1] for a in imagined if a.tokens[-1] == tokenizer.eos_token_id]
         texts = [text for text in tokenizer.batch_decode(questions) if text not in held_out]
-        texts += islice(made, batch - len(texts))
-        answers = target.continue_all(ask(texts), [rng.choice(TEMPERATURES) for _ in texts], ANSWER_TOKENS)
-        for answer in answers:
-            prompts.heard(tokenizer.decode(answer.tokens, skip_special_tokens=True))
-        save(folder / f"shard-{index:05d}.npz", answers)
-        have, index = have + sum(len(a.tokens) for a in answers), index + 1
-        rate = (have - before) / (time.monotonic() - start)
-        tell(f"{have:,} of {tokens:,} tokens, {rate:.0f} tokens/s, {max(tokens - have, 0) / rate / 60:.0f} min left")
+        texts += islice(made, ROUND * batch - len(texts))
+        asked = sorted(ask(texts), key=len)  # those of like length together: padding is computed, too
+        shard = imagined  # its questions are the target's own words as well
+        while asked and have < tokens:
+            some, asked = asked[:batch], asked[batch:]
+            answers = target.continue_all(some, [rng.choice(TEMPERATURES) for _ in some], ANSWER_TOKENS)
+            for answer in answers:
+                prompts.heard(tokenizer.decode(answer.tokens, skip_special_tokens=True))
+            shard += answers
+            save(folder / f"shard-{index:05d}.npz", shard)
+            have, index, shard = have + sum(len(a.tokens) for a in shard), index + 1, []
+            rate = (have - before) / (time.monotonic() - start)
+            tell(
+                f"{have:,} of {tokens:,} tokens, {rate:.0f} tokens/s, {max(tokens - have, 0) / rate / 60:.0f} min left"
+            )
 
 
 def save(file: Path, answers: Sequence[Answer]) -> None:

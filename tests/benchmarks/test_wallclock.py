@@ -56,8 +56,6 @@ def test_real_processes_answer_what_is_recorded(model: Path, scene: Scene, polic
     resource = manifest(f"file://{quote(str(model))}", 2, policy, Tuning(children=4))
     timed = measure(resource, scene, PROMPTS, lambda: told.append(None))
     assert (timed.tokens, len(told)) == (2 * 11, 2)
-    # 11 tokens one after the other, each through two stages of 2 ms, cannot come sooner
-    assert policy == "adaptive" or timed.seconds >= 2 * 10 * 2 * 0.002
 
 
 def test_a_held_stage_lets_go_of_what_is_cancelled(scene: Scene) -> None:
