@@ -124,6 +124,36 @@ def test_answering(answering: Page, pictures: Path) -> None:
     assert overflow(page) == 0
 
 
+@pytest.mark.parametrize("word", ["9", "W", "W 9 "])
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_no_text_makes_the_page_wider_than_its_window(page: Page, width: int, word: str) -> None:
+    fields = (
+        *("model", "status", "stages", "ours", "plain", "hit-rate", "busy", "plain-busy", "rows", "useful", "running"),
+        *("waiting", "answer", "answer-note", "alert", "idle", "no-tree", "tree-note"),
+    )
+    page.look(width, 844, scale=2)
+    page.until(f"document.documentElement.clientWidth === {width}")
+    wide = page.evaluate(
+        "(() => {"  # at once: the next frame writes its own texts
+        "const by = (id) => document.getElementById(id);"
+        f"const text = {word!r}.repeat(400);"
+        f"const fields = {[*fields]}.map(by);"
+        "const [before, hidden] = [fields.map((each) => each.innerHTML), [...document.querySelectorAll('[hidden]')]];"
+        "hidden.forEach((each) => (each.hidden = false));"
+        "fields.forEach((each) => (each.textContent = text));"
+        "by('faults').innerHTML = `<li><time>${text}</time>${text}: <b>${text}</b></li>`;"
+        "const label = by('tree').appendChild(document.createElementNS('http://www.w3.org/2000/svg', 'text'));"
+        "label.textContent = text;"
+        "const { scrollWidth, clientWidth } = document.documentElement;"
+        "fields.forEach((each, index) => (each.innerHTML = before[index]));"
+        "hidden.forEach((each) => (each.hidden = true));"
+        "by('faults').replaceChildren(); label.remove();"
+        "return scrollWidth - clientWidth; })()"
+    )
+    page.look(1280, 900)
+    assert wide == 0
+
+
 def test_pause_and_slow_motion_by_keyboard(answering: Page) -> None:
     page = answering
     page.evaluate("document.querySelector('input[name=pace]:checked').focus()")
