@@ -26,6 +26,8 @@ class Tokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, tokenizers.Tokenizer):
             raise ModelError(f"{tokenizer.name_or_path}: a tokenizer.json is needed, but there is none")
+        backend.no_truncation()  # tokenizer.json may carry what a training script has set: prompts would be cut,
+        backend.no_padding()  # or filled up
         self._hf, self._backend = tokenizer, backend
         added = backend.get_added_tokens_decoder()
         self._added = {token: entry.content for token, entry in added.items()}
@@ -75,9 +77,19 @@ class Tokenizer:
 
 
 def load_tokenizer(directory: Path, gguf_file: str | None = None) -> Tokenizer:
-    """The tokenizer of a model in a local directory, or of a GGUF file in it."""
-    tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=gguf_file, local_files_only=True)
-    return Tokenizer(tokenizer, () if gguf_file else _configured_end_tokens(directory))
+    """The tokenizer of a model in a local directory, or of a GGUF file in it. Raises `ModelError`."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, gguf_file=gguf_file, local_files_only=True, trust_remote_code=False
+        )
+        end_tokens = set() if gguf_file else _configured_end_tokens(directory)
+    except Exception as error:  # the Rust library raises nothing more precise for a file that it cannot read
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ModelError(
+            f"{directory}: its tokenizer cannot be loaded ({reason}); it must be a tokenizer.json that transformers' "
+            "save_pretrained writes, without code of its own"
+        ) from error
+    return Tokenizer(tokenizer, end_tokens)
 
 
 def _configured_end_tokens(directory: Path) -> set[int]:

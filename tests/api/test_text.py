@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,9 +15,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from draft_service.text import Detokenizer, StopStrings, Tokenizer
-from pipedec.errors import RequestError
+from draft_service.text import Detokenizer, StopStrings, Tokenizer, load_tokenizer
+from pipedec.errors import ModelError, RequestError
 from tests.api.scripted import byte_tokenizer, tokens_of
+from tests.tiny import tiny_model
 
 BYTES = byte_tokenizer()
 
@@ -140,3 +144,42 @@ def test_chat_template_refusals(messages: list[str], options: dict[str, object],
 def test_a_model_without_a_chat_template_says_so() -> None:
     with pytest.raises(RequestError, match="/v1/completions"):
         byte_tokenizer(template=None).encode_chat([{"role": "user", "content": "x"}], {})
+
+
+def edited(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_what_a_tokenizer_file_would_cut_or_fill_up_is_whole(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    truncation = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    padding = {
+        **{"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None},
+        **{"pad_id": 0, "pad_type_id": 0, "pad_token": "!"},
+    }
+    edited(folder / "tokenizer.json", truncation=truncation, padding=padding)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.decode(tokenizer.encode("a prompt of more than 8")) == "a prompt of more than 8"
+    tokens = tokenizer.encode_chat([{"role": "user", "content": "hello, hello"}], {})
+    assert tokenizer.decode(tokens) == "user\nhello, hello\nassistant\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", '{"added_tokens": [], "model": {"type": "BPE"}}'),
+        ("tokenizer.json", None),
+        ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}, "tokenizer_class": "T"}'),
+        ("generation_config.json", "{"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_loaded_says_so(tmp_path: Path, file: str, content: str | None) -> None:
+    folder = tiny_model(tmp_path)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(ModelError, match=f"{folder}: its tokenizer cannot be loaded .*save_pretrained"):
+        load_tokenizer(folder)
