@@ -54,7 +54,7 @@ def children(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys_h
     for group in range(resource.spec.replicas):
         wanted.append(_control_service(resource, group))
         wanted += _workloads(resource, group, owner.namespace, setting, configs, keys_hash)
-    if setting.disruption_budget:
+    if setting.disruption_budget and resource.spec.replicas > 1:
         wanted.append(_disruption_budget(resource, setting.disruption_budget))
     if setting.pod_monitor:
         wanted.append(_pod_monitor(resource, setting.pod_monitor, setting.pod_monitor_labels))
@@ -203,9 +203,14 @@ def _operator_peer(setting: Setting) -> list[Object]:
 
 
 def _disruption_budget(resource: PipeDecDeployment, kind: Kind) -> Object:
-    """Drains of nodes take one pod at a time, of all pipelines together, and wait until it serves again."""
-    name = resource.metadata.name
-    return _object(kind, name, spec={"maxUnavailable": 1, "selector": {"matchLabels": names.selector(name)}})
+    """Drains of nodes take one draft pod at a time, and the next when that one serves again.
+
+    Stages are not held: a lost one costs no request, and one that waits for the device it was taken from would hold
+    the drain for ever. For the same reason a single replica has no budget: nothing of it could be kept, and an API
+    server evicts no draft pod that is not ready under a budget of which none need be.
+    """
+    selector = names.selector(resource.metadata.name, component=DRAFT)
+    return _object(kind, resource.metadata.name, spec={"maxUnavailable": 1, "selector": {"matchLabels": selector}})
 
 
 def _pod_monitor(resource: PipeDecDeployment, kind: Kind, labels: Mapping[str, str]) -> Object:

@@ -20,7 +20,7 @@ Edit = Callable[[Object], None]
 
 @pytest.fixture
 def settled(lab: Lab) -> Lab:
-    lab.write(manifest(pipeline={"stages": 2}))
+    lab.write(manifest(pipeline={"stages": 2}, replicas=2))
     lab.settle()
     return lab
 

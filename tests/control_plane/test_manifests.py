@@ -210,6 +210,18 @@ def test_the_operator_may_ask_draft_pods_though_clients_are_limited() -> None:
     assert all(f"{label}: {value}\n" in chart for label, value in ours["podSelector"]["matchLabels"].items())
 
 
+def test_a_budget_holds_the_draft_pods_of_several_replicas_alone() -> None:
+    (budget,) = (child for child in children(replicas=2).values() if child["kind"] == "PodDisruptionBudget")
+    selector = budget["spec"]["selector"]["matchLabels"].items()
+    held = {
+        name.rpartition("-")[2]
+        for name, child in workloads(replicas=2).items()
+        if selector <= child["spec"]["template"]["metadata"]["labels"].items()
+    }
+    assert held == {"draft"}
+    assert not any(child["kind"] == "PodDisruptionBudget" for child in children().values())
+
+
 def test_a_cluster_without_optional_kinds_gets_none() -> None:
     bare = children(Setting("s:1", "d:1", "1"))
     assert {child["kind"] for child in bare.values()} == {kind.kind for kind in names.ALWAYS}

@@ -135,7 +135,9 @@ def test_what_is_no_longer_asked_for_is_deleted() -> None:
     there = {name: live(child) for name, child in children(replicas=2).items()}
     actions = plan(children().values(), there.values(), UID).actions
     assert {key(action.child) for action in actions if isinstance(action, Delete)} == {
-        (child["kind"], child["metadata"]["name"]) for name, child in there.items() if "/lion-1" in name
+        (child["kind"], child["metadata"]["name"])
+        for name, child in there.items()
+        if "/lion-1" in name or name == "PodDisruptionBudget/lion"
     }
     assert all(isinstance(action, Delete) for action in actions)
 
