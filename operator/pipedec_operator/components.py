@@ -87,6 +87,7 @@ def components(
 ) -> list[Component]:
     """The components that the desired Deployments ask for, by group and stage, drafts first.
 
+    While a spec is invalid, `desired` are the Deployments as they are; one that has lost its labels is nobody's.
     `waiting` are names of Deployments whose turn has not come, `reports` what pods say, by their uid.
     """
     workloads = {child["metadata"]["name"]: child for child in observed if child["kind"] == names.WORKLOAD.kind}
@@ -102,7 +103,7 @@ def components(
             reports,
         )
         for child in desired
-        if child["kind"] == names.WORKLOAD.kind
+        if child["kind"] == names.WORKLOAD.kind and _place(child)[0]
     ]
     return sorted(found, key=lambda each: (each.group, -1 if each.stage is None else each.stage))
 
@@ -122,14 +123,14 @@ def _component(
     labels = desired["metadata"]["labels"]
     statuses = [status for pod in pods for status in pod.get("status", {}).get("containerStatuses", ())]
     stage, pod = labels.get(names.STAGE_INDEX), newest(pods)
-    current = pod is not None and pod["metadata"]["labels"].get(names.REVISION) == labels[names.REVISION]
+    current = pod is not None and pod["metadata"]["labels"].get(names.REVISION) == labels.get(names.REVISION)
     return Component(
         group=int(labels[names.GROUP_INDEX]),
         stage=None if stage is None else int(stage),
         wanted=desired["spec"]["replicas"] > 0,
         updated=workload is not None and _is_updated(desired, workload),
         waiting=waiting,
-        revision=labels[names.REVISION],
+        revision=labels.get(names.REVISION, ""),
         workload=workload,
         pod=pod,
         restarts=sum(status.get("restartCount", 0) for status in statuses),
@@ -139,8 +140,9 @@ def _component(
 
 def _is_updated(desired: Object, workload: Object) -> bool:
     metadata, status = workload["metadata"], workload.get("status", {})
+    asked, there = (each.get("annotations", {}).get(names.SPEC_HASH) for each in (desired["metadata"], metadata))
     return bool(
-        metadata.get("annotations", {}).get(names.SPEC_HASH) == desired["metadata"]["annotations"][names.SPEC_HASH]
+        asked == there
         and status.get("observedGeneration", 0) >= metadata.get("generation", 1)
         and status.get("updatedReplicas", 0) >= desired["spec"]["replicas"]
     )

@@ -17,8 +17,11 @@ from pipedec_operator.names import Object
 
 # Maps in which an added entry is drift: it would select other pods, or contradict the rest.
 _EXACT = frozenset({"selector", "podSelector", "matchLabels", "strategy"})
-# What tells the items of a list apart, most telling first; lists of items with none of these are compared whole.
-_LIST_KEYS = ("name", "mountPath", "containerPort", "uid")
+# Where one of these is absent, the answer is yes.
+_TRUE_WHEN_ABSENT = frozenset({"allowPrivilegeEscalation", "automountServiceAccountToken", "enableServiceLinks"})
+# What tells the items of a list apart, most telling first (one volume may be mounted at several paths); lists of items
+# with none of these are compared whole.
+_LIST_KEYS = ("mountPath", "containerPort", "name", "uid")
 _UNITS = {
     "m": Decimal("0.001"), "": Decimal(1),
     **{unit: Decimal(1000) ** power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
@@ -105,15 +108,19 @@ def satisfied(desired: object, live: object) -> bool:
         case dict():
             if not isinstance(live, dict):
                 return desired == {} and live is None
-            return all(satisfied(value, live.get(name)) for name, value in desired.items()) and not excess(
-                desired, live
-            )
+            return all(_has(live, name, value) for name, value in desired.items()) and not excess(desired, live)
         case list():
             return _satisfied_list(desired, live if isinstance(live, list) else [])
         case None | False | "" | 0:
             return live is None or live == desired  # the API server leaves out what is empty
         case _:
             return desired == live or _same_quantity(desired, live)
+
+
+def _has(live: Object, name: str, value: object) -> bool:
+    if name in _TRUE_WHEN_ABSENT and name not in live:
+        return value is None or value is True
+    return satisfied(value, live.get(name))
 
 
 def excess(desired: Object, live: Object) -> Object:

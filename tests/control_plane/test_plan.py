@@ -76,7 +76,15 @@ def _owner(workload: Object) -> None:
     del workload["metadata"]["ownerReferences"]
 
 
-@pytest.mark.parametrize("edit", [_scale, _image, _variable, _probe, _owner])
+def _escalation(workload: Object) -> None:
+    del workload["spec"]["template"]["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"]
+
+
+def _token(workload: Object) -> None:
+    del workload["spec"]["template"]["spec"]["automountServiceAccountToken"]
+
+
+@pytest.mark.parametrize("edit", [_scale, _image, _variable, _probe, _owner, _escalation, _token])
 def test_an_edited_deployment_is_repaired(edit: Any) -> None:
     wanted = children()
     there = {name: live(child) for name, child in wanted.items()}
@@ -179,6 +187,16 @@ def test_the_children_of_an_earlier_resource_of_that_name_are_waited_for() -> No
         ({"a": 1}, {"a": 1, "b": 2}, True),
         ([{"name": "b", "v": 1}], [{"name": "a", "v": 0}, {"name": "b", "v": 1}], True),
         ([{"name": "b", "v": 1}], [{"name": "b", "v": 2}], False),
+        (
+            [{"name": "v", "mountPath": "/a", "subPath": "a"}, {"name": "v", "mountPath": "/b"}],
+            [{"name": "v", "mountPath": "/a", "subPath": "a"}, {"name": "v", "mountPath": "/b"}],
+            True,
+        ),
+        ([{"name": "v", "mountPath": "/a"}], [{"name": "v", "mountPath": "/b"}], False),
+        ([{"name": "http", "containerPort": 1}], [{"name": "http", "containerPort": 2}], False),
+        ({"allowPrivilegeEscalation": False}, {}, False),
+        ({"allowPrivilegeEscalation": False}, {"allowPrivilegeEscalation": False}, True),
+        ({"readOnly": False}, {}, True),
         ({"a": {"b": 1}}, {"a": None}, False),
     ],
 )

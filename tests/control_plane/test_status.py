@@ -259,6 +259,13 @@ def test_suspended() -> None:
     assert "Resumed" in [each.reason for each in transitions(result, Scene().status())]
 
 
+@pytest.mark.parametrize("lost", ["annotations", "labels"])
+def test_a_deployment_that_lost_its_metadata_is_told_of_too(lost: str) -> None:
+    scene = Scene()
+    del scene.live[STAGE]["metadata"][lost]
+    assert of(scene.status(invalid="spec.pipeline.stages: is 99"), "Failed") == ("True", "InvalidSpec")
+
+
 def test_an_invalid_spec_leaves_what_runs() -> None:
     scene = Scene()
     before = scene.status()
