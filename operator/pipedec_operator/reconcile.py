@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from pipedec.errors import ManifestError
 from pipedec.spec import PipeDecDeployment, parse_manifest
 from pipedec.spec.report import PipelineReport
 from pipedec_operator import keyring, manifests, names
+from pipedec_operator.causes import condition
 from pipedec_operator.cluster import Cluster, ClusterError
 from pipedec_operator.components import components
 from pipedec_operator.manifests import Owner, Setting
@@ -92,15 +94,27 @@ class Reconciler:
             found = components(observed, observed, pods, reports=self._reports)
             seen = Observation(raw, None, found, self._clock(), invalid=str(error))
             return Outcome(self._report(seen), pods=pods)
-        desired, obstacles = self._desired(resource, raw, setting)
+        try:
+            desired, obstacles = self._desired(resource, raw, setting)
+        except ClusterError as error:
+            found = components(observed, observed, pods, reports=self._reports)
+            self._report_fault(error, Observation(raw, resource, found, self._clock()))
+            raise
         planned = plan(desired, observed, raw["metadata"]["uid"])
-        turns = in_turn(planned.actions, observed, pods, self._clock())
         live = {key(child): child for child in observed}
-        refused = self._execute(turns.now, live, raw["metadata"]["uid"])
+        # Before turns are given: an action that changes nothing would hold its turn for ever.
+        useful = [each for each in planned.actions if not self._in_vain(each, live)]
+        turns = in_turn(useful, observed, pods, self._clock())
+        refused, fault = self._execute(turns.now, live, raw["metadata"]["uid"])
         obstacles = (*obstacles, *planned.obstacles)
         found = components(desired, live.values(), pods, turns.waiting, self._reports)
         seen = Observation(raw, resource, found, self._clock(), refused="; ".join(refused), obstacles=obstacles)
-        return Outcome(self._report(seen), again=bool(refused or obstacles), pods=pods)
+        if fault is not None:
+            self._report_fault(fault, seen)
+            raise fault
+        # What was applied in vain changes nothing, so no event would wake those that wait for it.
+        unheard = turns.later and any(self._in_vain(each, live) for each in turns.now)
+        return Outcome(self._report(seen), again=bool(refused or obstacles or unheard), pods=pods)
 
     def _list(self, kind: Kind, namespace: str, labels: dict[str, str]) -> list[Object]:
         try:
@@ -122,8 +136,11 @@ class Reconciler:
             return [], (str(error),)
         return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret)), ()
 
-    def _execute(self, actions: Sequence[Action], live: dict[tuple[str, str], Object], uid: str) -> list[str]:
-        """Does what is planned, and keeps `live` true to it. Gives what the API server would not take, for people."""
+    def _execute(
+        self, actions: Sequence[Action], live: dict[tuple[str, str], Object], uid: str
+    ) -> tuple[list[str], ClusterError | None]:
+        """Does what is planned, and keeps `live` true to it. Gives what the API server would not take, for people; and
+        the error, named after its object, that it ended at and that may pass."""
         refused, kinds = [], {(kind.kind, kind.api_version): kind for kind in names.CHILDREN}
         for action in actions:
             kind, identity = kinds[action.child["kind"], action.child["apiVersion"]], key(action.child)
@@ -131,16 +148,17 @@ class Reconciler:
                 if not isinstance(action, Apply):
                     self._cluster.delete(kind, action.child)
                     del live[identity]
-                elif not self._in_vain(action.child, live.get(identity)):
+                else:
                     live[identity] = self._apply(kind, action, uid)
                     self._remember(action.child, live[identity])
             except ClusterError as error:
+                told = f"{describe(action.child)}: {error.message}"
                 if error.passing:
-                    raise
-                refused.append(f"{describe(action.child)}: {error.message}")
+                    return refused, ClusterError(error.code, error.reason, told, error.retry_after)
+                refused.append(told)
             else:
                 _log.info("%s %s", type(action).__name__, describe(action.child))
-        return refused
+        return refused, None
 
     def _apply(self, kind: Kind, action: Apply, uid: str) -> Object:
         child = action.child
@@ -162,9 +180,10 @@ class Reconciler:
             _log.warning("%s: something in the cluster changes what is applied", describe(child))
             self._rewritten[uid] = _fingerprint(child, result)
 
-    def _in_vain(self, child: Object, live: Object | None) -> bool:
+    def _in_vain(self, action: Action, live: Mapping[tuple[str, str], Object]) -> bool:
         """Whether the same was applied to the same before, and changed nothing; again would be for ever."""
-        return live is not None and self._rewritten.get(live["metadata"]["uid"]) == _fingerprint(child, live)
+        there = live.get(key(action.child)) if isinstance(action, Apply) else None
+        return there is not None and self._rewritten.get(there["metadata"]["uid"]) == _fingerprint(action.child, there)
 
     def _report(self, seen: Observation) -> Object:
         """Writes the status and tells what happened, if anything. Events first: their names make them idempotent."""
@@ -174,6 +193,18 @@ class Reconciler:
         for transition in transitions(before, after):
             self._tell(seen.raw, transition)
         return self._cluster.replace_status(names.RESOURCE, {**seen.raw, "status": after})
+
+    def _report_fault(self, fault: ClusterError, seen: Observation) -> None:
+        """Tells of a fault of the server's that may last (a failing admission webhook), as far as that goes: it may be
+        in the way of this too."""
+        if fault.code < 500:
+            return
+        was = condition(seen.before, "Ready")
+        known = was.get("reason") == "Blocked" and was["observedGeneration"] == seen.raw["metadata"]["generation"]
+        # In the first words: with others every time (a port number), each write would wake the next pass at once.
+        told = [was["message"]] if known else [*seen.obstacles, str(fault)]
+        with suppress(ClusterError):
+            self._report(replace(seen, obstacles=told))
 
     def _tell(self, raw: Object, transition: Transition) -> None:
         metadata = raw["metadata"]
@@ -207,6 +238,10 @@ class Reconciler:
 
 
 def _fingerprint(child: Object, live: Object) -> str:
-    """Equal while neither what is asked for nor what there is (its status aside) changes."""
-    metadata = {k: v for k, v in live["metadata"].items() if k not in ("resourceVersion", "managedFields")}
+    """Equal while neither what is asked for nor what there is of it changes. Controllers' own annotations do not count:
+    they follow an apply, and the same apply is no more use after them."""
+    wanted = child["metadata"]
+    metadata = {name: live["metadata"].get(name) for name in wanted if name != "annotations"}
+    annotations = live["metadata"].get("annotations", {})
+    metadata["annotations"] = {name: annotations.get(name) for name in wanted.get("annotations", {})}
     return digest([child, {k: v for k, v in live.items() if k not in ("metadata", "status")}, metadata])

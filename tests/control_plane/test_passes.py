@@ -1,0 +1,185 @@
+"""Passes over a cluster that is a dictionary, in which something rewrites what is applied, or refuses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from pipedec_operator import names
+from pipedec_operator.causes import condition
+from pipedec_operator.cluster import ClusterError
+from pipedec_operator.manifests import Setting
+from pipedec_operator.names import Kind, Object
+from pipedec_operator.reconcile import Outcome, Reconciler
+from tests.control_plane.samples import manifest, pod_of, rolled_out
+
+POLICY = "policy.example/was-here"
+SPEC: dict[str, Any] = {"pipeline": {"stages": 2}}
+
+
+class Store:
+    """A `Cluster` of which every Deployment is rolled out at once, after `admit` has had its way with it."""
+
+    def __init__(self, admit: Callable[[Object], None] = lambda child: None) -> None:
+        self.admit = admit
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.applied: list[str] = []
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        return deepcopy(self.objects.get((kind.kind, name)))
+
+    def list(self, kind: Kind, namespace: str, selector: dict[str, str]) -> list[Object]:
+        if kind == names.POD:
+            return [pod_of(each) for (found, _), each in self.objects.items() if found == names.WORKLOAD.kind]
+        return [deepcopy(each) for (found, _), each in self.objects.items() if found == kind.kind]
+
+    def apply(self, kind: Kind, child: Object) -> Object:
+        live = deepcopy(child)
+        self.admit(live)
+        self.applied.append(f"{kind.kind} {child['metadata']['name']}")
+        return self.put(rolled_out(live) if kind == names.WORKLOAD else live)
+
+    def patch(self, kind: Kind, child: Object, patch: Object) -> Object:
+        raise NotImplementedError
+
+    def create(self, kind: Kind, child: Object) -> Object:
+        self.admit(deepcopy(child))
+        return self.put({**child, "data": child.get("stringData", {})})
+
+    def delete(self, kind: Kind, child: Object) -> None:
+        del self.objects[kind.kind, child["metadata"]["name"]]
+
+    def replace_status(self, kind: Kind, resource: Object) -> Object:
+        return self.put(resource)
+
+    def first_known(self, kinds: Iterable[Kind]) -> Kind | None:
+        return None
+
+    def put(self, thing: Object) -> Object:
+        name = thing["metadata"]["name"]
+        live = deepcopy(thing)
+        live["metadata"] = {"uid": f"{thing['kind']}-{name}", "generation": 1, "resourceVersion": "1"} | live[
+            "metadata"
+        ]
+        if thing["kind"] == names.WORKLOAD.kind:
+            live["status"]["availableReplicas"] = live["spec"]["replicas"]
+        self.objects[thing["kind"], name] = live
+        return deepcopy(live)
+
+    def ask(self, **spec: Any) -> None:
+        generation = self.objects.get((names.KIND, "lion"), {}).get("metadata", {}).get("generation", 0) + 1
+        asked = manifest(**SPEC | spec)
+        asked["metadata"] |= {"namespace": "lab", "generation": generation}
+        if before := self.objects.get((names.KIND, "lion")):
+            asked["status"] = before.get("status", {})
+        self.put(asked)
+
+    def images(self) -> set[str]:
+        return {
+            each["spec"]["template"]["spec"]["containers"][0]["image"]
+            for (kind, _), each in self.objects.items()
+            if kind == names.WORKLOAD.kind
+        }
+
+    def ready(self) -> Object:
+        return condition(self.objects[names.KIND, "lion"].get("status", {}), "Ready")
+
+
+def operator(store: Store) -> Callable[[], Outcome]:
+    reconciler = Reconciler(store, Setting("stage:1", "draft:1", "9.9.9"))
+    return lambda: reconciler.reconcile("lab", "lion")
+
+
+def caps_the_stages(child: Object) -> None:
+    """A policy that gives containers other resources than those asked for, and has its say on every write."""
+    if child["kind"] == names.WORKLOAD.kind:
+        child["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] = "Always"
+        child["metadata"].setdefault("annotations", {})[POLICY] = "yes"
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_policy_that_rewrites_deployments_stops_no_rollout(replicas: int) -> None:
+    store = Store(caps_the_stages)
+    step = operator(store)
+    store.ask(replicas=replicas)
+    for _ in range(3):
+        step()
+    store.ask(replicas=replicas, images={"stage": "other:2", "draft": "other:2"})
+    for _ in range(4 * replicas):
+        step()
+    assert store.images() == {"other:2"}
+    store.applied.clear()
+    assert not step().again
+    assert store.applied == []
+
+
+def test_an_operator_that_begins_anew_asks_for_the_pass_that_no_event_would_wake() -> None:
+    store = Store(caps_the_stages)
+    step = operator(store)
+    store.ask()
+    for _ in range(3):
+        step()
+    store.ask(images={"stage": "other:2"})
+    step = operator(store)
+    for passes in range(1, 10):  # noqa: B007
+        if not step().again:
+            break
+    assert passes > 1
+    assert store.images() == {"other:2", "draft:1"}
+
+
+def test_a_controllers_note_on_a_rewritten_deployment_does_not_have_it_applied_again() -> None:
+    store = Store(caps_the_stages)
+    step = operator(store)
+    store.ask()
+    step()
+    step()
+    store.applied.clear()
+    for (kind, _), each in store.objects.items():
+        if kind == names.WORKLOAD.kind:
+            each["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = "2"
+    step()
+    assert store.applied == []
+
+
+class Failing:
+    """An admission webhook that cannot be reached, in other words every time."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind, self.calls = kind, 0
+
+    def __call__(self, child: Object) -> None:
+        if child["kind"] == self._kind.kind:
+            self.calls += 1
+            raise ClusterError(500, "InternalError", f"failed calling webhook: port {40000 + self.calls}")
+
+
+@pytest.mark.parametrize(("kind", "named"), [(names.WORKLOAD, "Deployment lion-0-draft"), (names.SECRET, "webhook")])
+def test_a_fault_that_lasts_is_told_once_and_tried_again(kind: Kind, named: str) -> None:
+    store = Store(Failing(kind))
+    step = operator(store)
+    store.ask()
+    states = []
+    for _ in range(3):
+        with pytest.raises(ClusterError, match="failed calling webhook"):
+            step()
+        states.append(deepcopy(store.objects[names.KIND, "lion"]["status"]))
+    assert store.ready()["reason"] == "Blocked"
+    assert named in store.ready()["message"]
+    assert states[0] == states[2]  # else each write would wake the next pass
+    assert [name for found, name in store.objects if found == names.EVENT.kind]
+    store.admit = lambda child: None
+    for _ in range(3):
+        step()
+    assert store.ready()["status"] == "True"
+
+
+def test_a_fault_in_the_way_of_its_own_report_is_still_the_one_that_is_raised() -> None:
+    store = Store(Failing(names.WORKLOAD))
+    store.replace_status = lambda kind, resource: (_ for _ in ()).throw(ClusterError(503, "Away", "no"))  # type: ignore[method-assign]
+    store.ask()
+    with pytest.raises(ClusterError, match="failed calling webhook"):
+        operator(store)()
