@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -48,15 +49,27 @@ def files(reference: str) -> frozenset[str]:
 
 def _snapshot(reference: str, cache: Path, patterns: list[str], progress: Progress) -> Path:
     repository, _, revision = reference.partition("@")
-    with _explained(reference):
-        folder = snapshot_download(
+
+    def download(*, local: bool = False) -> str:
+        return snapshot_download(
             repository,
             revision=revision or None,
             cache_dir=cache,
             allow_patterns=patterns,
             tqdm_class=_bar(f"Fetching {repository}", progress),
+            local_files_only=local,
         )
-    return Path(folder)
+
+    with _explained(reference):
+        try:
+            return Path(download())
+        except (HfHubHTTPError, OSError, ValueError):
+            raise
+        except Exception as unreachable:  # a broken connection, for which huggingface_hub does not look into the cache
+            try:
+                return Path(download(local=True))
+            except LocalEntryNotFoundError:
+                raise unreachable from None
 
 
 @contextmanager
@@ -71,8 +84,14 @@ def _explained(reference: str) -> Iterator[None]:
         raise ModelError(f"hf://{reference}: has no revision {revision}") from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"hf://{reference}: does not exist, or is private; then give a token in HF_TOKEN") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(f"hf://{reference}: could not be fetched ({error}); it is not in the cache either") from error
+    except HFValidationError as error:
+        raise ModelError(f"hf://{reference}: is not a model's name; write hf://org/name[@revision]") from error
+    except Exception as error:  # of whatever HTTP client huggingface_hub uses: its errors have no base of their own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"hf://{reference}: could not be fetched ({reason}), and is not in the cache; check the network, the proxy "
+            "and HF_ENDPOINT"
+        ) from error
 
 
 def _weight_files(folder: Path, tensors: Callable[[str], bool] | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from huggingface_hub import constants
 from pipedec.errors import ModelError
 from pipedec.models import cached_models, identity, resolve, resolve_config
 from pipedec.models.listing import files_of
-from tests.models.hub_server import COMMIT, hub
+from tests.models.hub_server import COMMIT, dropping, hub
 
 
 @pytest.fixture
@@ -25,10 +26,15 @@ def sent(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     (pickled / "pytorch_model.bin").write_bytes(b"never read")
     models = {"org/tiny": tiny, "org/pickled": pickled, "org/gated": tiny}
     with hub(models, gated=frozenset({"org/gated"})) as (address, sent):
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        ask(address, monkeypatch)
         yield sent
+
+
+def ask(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT does, which is read once, at the import."""
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def test_files_are_listed_and_not_fetched(sent: list[str], tiny: Path, tmp_path: Path) -> None:
@@ -88,3 +94,34 @@ def test_what_cannot_be_had_is_explained(sent: list[str], tmp_path: Path, refere
     with pytest.raises(ModelError, match=words):
         resolve(f"hf://{reference}", tmp_path)
     assert "pytorch_model.bin" not in sent
+
+
+@pytest.fixture
+def dropped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Hub that cannot be reached; nobody waits before another try."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with dropping() as address:
+        ask(address, monkeypatch)
+        yield
+
+
+def test_a_connection_that_breaks_is_explained(dropped: None, tmp_path: Path) -> None:
+    for use in (resolve, resolve_config, files_of):
+        with pytest.raises(ModelError, match=r"hf://org/tiny: could not be fetched \(.*check the network, the proxy"):
+            use("hf://org/tiny", tmp_path)
+
+
+def test_what_is_in_the_cache_needs_no_connection(
+    sent: list[str], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = resolve("hf://org/tiny", tmp_path)
+    with dropping() as address:
+        ask(address, monkeypatch)
+        assert resolve("hf://org/tiny", tmp_path) == folder
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "", "org/", "-/x"])
+def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
+    for use in (resolve, resolve_config, files_of):
+        with pytest.raises(ModelError, match=r"is not a model's name; write hf://org/name\[@revision\]"):
+            use(f"hf://{name}", tmp_path)
