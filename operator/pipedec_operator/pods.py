@@ -211,6 +211,8 @@ def _volumes(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> li
         items = [{"key": key.key, "path": "key"}]
         volumes.append({"name": "api", "secret": {"secretName": key.name, "items": items, "defaultMode": 0o440}})
     for index, claim in enumerate(_claims(resource, pod.role)):
+        if claim == cache.claim_name:  # kubelets never mount a claim that a pod has as two volumes
+            continue
         volumes.append({"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim}})
     return [*volumes, *map(dict, settings.volumes or ())]
 
@@ -227,5 +229,6 @@ def _mounts(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> lis
     if pod.role == DRAFT and resource.spec.serving.api_key_secret_ref:
         mounts.append({"name": "api", "mountPath": str(API_KEY_DIR), "readOnly": True})
     for index, claim in enumerate(_claims(resource, pod.role)):
-        mounts.append({"name": f"claim-{index}", "mountPath": str(CLAIMS_DIR / claim), "readOnly": True})
+        volume = "cache" if claim == resource.spec.model_cache.claim_name else f"claim-{index}"
+        mounts.append({"name": volume, "mountPath": str(CLAIMS_DIR / claim), "readOnly": True})
     return [*mounts, *map(dict, settings.volume_mounts or ())]

@@ -187,6 +187,18 @@ def test_volumes_of_the_user_come_beside_ours(role: str, name: str) -> None:
     assert pod["containers"][0]["volumeMounts"] == [*before["containers"][0]["volumeMounts"], mount]
 
 
+def test_a_claim_that_holds_the_model_and_the_cache_is_one_volume() -> None:
+    shared = {"model": {"uri": "pvc://models/large"}, "modelCache": {"claimName": "models"}}
+    for name in ("lion-0-draft", "lion-0-stage-0"):
+        pod = children(**shared)[f"Deployment/{name}"]["spec"]["template"]["spec"]
+        sources = [each["persistentVolumeClaim"] for each in pod["volumes"] if "persistentVolumeClaim" in each]
+        assert [each["claimName"] for each in sources].count("models") == 1
+        mounts = pod["containers"][0]["volumeMounts"]
+        assert {mount["name"] for mount in mounts} == {volume["name"] for volume in pod["volumes"]}
+        assert {"name": "cache", "mountPath": "/var/cache/pipedec"} in mounts
+        assert {"name": "cache", "mountPath": "/var/run/pipedec/claims/models", "readOnly": True} in mounts
+
+
 def test_a_suspended_pipeline_has_no_pods_and_keeps_its_address() -> None:
     found = children(suspend=True)
     assert all(child["spec"]["replicas"] == 0 for child in found.values() if child["kind"] == "Deployment")
