@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipedec.spec.deployment import INNER_PORTS
+
 Object = dict[str, Any]
 """A Kubernetes object, as the API's JSON has it."""
 
@@ -27,7 +29,8 @@ INSTANCE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 
-DATA_PORT, CONTROL_PORT, VERDICT_PORT, METRICS_PORT = 7000, 7001, 7002, 9000
+DATA_PORT, METRICS_PORT = 7000, 9000
+CONTROL_PORT, VERDICT_PORT = INNER_PORTS  # which the endpoint cannot have
 
 STAGE, DRAFT = "stage", "draft"
 

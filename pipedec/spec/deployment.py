@@ -26,6 +26,7 @@ from pipedec.spec.pod import PodSettings, SecretKeyRef
 API_VERSION = "pipedec.dev/v1alpha1"
 KIND = "PipeDecDeployment"
 MAX_NAME = 40  # the longest child name adds "-<replica>-stage-<index>-<hash>-<pod>" and must stay a DNS label
+INNER_PORTS = (7001, 7002)  # of a draft pod, for its stages: control, verdicts
 CONTEXT_CAP = 8192  # of `serving.maxContext` when it is not given
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -143,8 +144,9 @@ class Serving(Strict):
     maxSequences times maxContext, and room for the tree."""
     prefill_chunk: Annotated[int, Field(ge=1, le=4096)] = 256
     """Most prompt tokens in one step."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    """Port of the OpenAI-compatible endpoint."""
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8000
+    """Port of the OpenAI-compatible endpoint, in the pod and of the Service. Ports below 1024 are for root, which no
+    pod runs as; `pipedec up --port` may be any."""
     api_key_secret_ref: SecretKeyRef | None = None
     """Secret with the key that clients must send as a bearer token; absent: no key is asked for."""
     request_timeout_seconds: Annotated[int, Field(ge=1, le=86400)] = 600
@@ -159,6 +161,16 @@ class Serving(Strict):
     """The Kubernetes Service in front of the endpoint."""
     live_page: LivePage = LivePage()
     """The page that shows the pipeline at work."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="port",
+            problem=f"the draft pod has ports {' and '.join(map(str, INNER_PORTS))} for its stages",
+            remedy="Write another port, or leave it out",
+            cel=f"!(self.port in {list(INNER_PORTS)})",
+            violations=unless(lambda serving: serving.port not in INNER_PORTS),
+        ),
+    )
 
     def context(self, model_limit: int) -> int:
         """Most tokens of one request to a model that can have `model_limit`. Raises `ManifestError` beyond it."""

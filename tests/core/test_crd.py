@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pipedec.spec import DeploymentSpec, Draft, EnvVar, ModelCache, Pipeline, Speculation
 from pipedec.spec.base import Strict
 from pipedec.spec.crd import crd, render, structural_schema
+from pipedec.spec.deployment import Serving
 
 Schema = dict[str, Any]
 
@@ -127,6 +128,7 @@ CASES: dict[type[Strict], st.SearchStrategy[dict[str, Any]]] = {
     | some(layers=layer_ranges(), overrides=overrides)
     | some(stages=st.integers(1, 6), layers=layer_ranges()),
     Speculation: some(policy=policies, depth=st.integers(1, 4)),
+    Serving: some(port=st.integers(6999, 7004)),
     ModelCache: some(size=st.just("1Gi"), claimName=st.just("c")),
     DeploymentSpec: st.fixed_dictionaries(
         {"model": st.just({"uri": "hf://org/name"}), "pipeline": st.just({"stages": 2})},
@@ -182,6 +184,7 @@ BROKEN: dict[type[Strict], list[tuple[dict[str, Any], str]]] = {
         ({"stages": 2, "overrides": [{"stage": 1}, {"stage": 1}]}, "overrides: the stage has an override already"),
     ],
     Speculation: [({"policy": "pipedec", "depth": 3}, "depth: only policy static-tree has a fixed depth")],
+    Serving: [({"port": 7001}, "port: the draft pod has ports 7001 and 7002")],
     ModelCache: [({"size": "1Gi", "claimName": "c"}, "size: the size of an existing claim cannot be chosen here")],
     DeploymentSpec: [
         (

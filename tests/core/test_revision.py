@@ -27,7 +27,7 @@ def test_it_changes_with_all_that_stages_must_share() -> None:
 
 
 def test_the_draft_may_change_without_the_stages_reloading() -> None:
-    with_draft = spec(draft={"targetLayers": 2}, speculation={"width": 4}, serving={"port": 1})
+    with_draft = spec(draft={"targetLayers": 2}, speculation={"width": 4}, serving={"port": 8001})
     assert revision(with_draft, SPLIT, 1, "commit") == revision(spec(), SPLIT, 1, "commit")
 
 

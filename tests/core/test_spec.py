@@ -96,6 +96,8 @@ def test_what_is_left_out_has_a_default() -> None:
         ({"spec__speculation": {"depth": 3}}, "spec.speculation.depth", "only policy static-tree"),
         ({"spec__speculation": {"maxRows": 3}}, "spec.speculation.maxRows", "at least serving.maxSequences"),
         ({"spec__speculation": {"width": 65}}, "spec.speculation.width", "65 should be less than or equal to 64"),
+        ({"spec__serving": {"port": 7002}}, "spec.serving.port", "Write another port"),
+        ({"spec__serving": {"port": 80}}, "spec.serving.port", "80 should be greater than or equal to 1024"),
         ({"spec__modelCache": {"size": "1Gi", "claimName": "c"}}, "spec.modelCache.size", "existing claim"),
         ({"spec__pipeline__shmSize": "1 GB"}, "spec.pipeline.shmSize", "Write a Kubernetes quantity"),
         ({"spec__pipeline__shmSize": -1}, "spec.pipeline.shmSize", "Write a Kubernetes quantity"),
