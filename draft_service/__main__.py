@@ -56,6 +56,7 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
 def main() -> int:
     config = DraftConfig.from_env()
     configure_draft(config)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading; process 1 has no default
     models = load_models(config)
     gc.freeze()  # what is loaded stays: the collector need not walk it again with every tree that comes and goes
     asyncio.run(run(config, models))
