@@ -13,7 +13,7 @@ from draft_service.api.transcript import Delta, Transcript
 from draft_service.generation import Engine, GenerationRequest, RequestStatistics
 from draft_service.text import Tokenizer
 from draft_service.tracing import Ended, untraced
-from pipedec.errors import PipeDecError
+from pipedec.errors import PipeDecError, UnavailableError
 from pipedec.logs import fields
 from pipedec.metrics.declared.requests import FinishedReason
 from pipedec.metrics.requests import RequestMetrics, RequestRecord
@@ -78,7 +78,8 @@ class Run:
             failure = error
             raise
         finally:
-            record.finish(reason)
+            if not _refused(failure):
+                record.finish(reason)
             self._tell(index, record, reason, failure)
 
     async def _stream(
@@ -107,7 +108,7 @@ class Run:
         self._ended(record, reason, statistics)
         why = failure if isinstance(failure, PipeDecError) else failure and type(failure).__name__
         _log.log(
-            logging.WARNING if reason == "error" else logging.INFO,
+            logging.WARNING if reason == "error" and not _refused(failure) else logging.INFO,
             "request finished",
             extra=fields(
                 **self._names(index),
@@ -118,3 +119,8 @@ class Run:
                 steps=statistics.steps,
             ),
         )
+
+
+def _refused(failure: Exception | None) -> bool:
+    """Whether the queue was full: nothing has gone wrong, so it counts neither as an error nor as finished."""
+    return isinstance(failure, UnavailableError) and failure.status == 429

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from draft_service.api import create_app
 from draft_service.text import Tokenizer
+from pipedec.errors import UnavailableError
 from pipedec.metrics import service_registry
 from pipedec.metrics.requests import RequestMetrics
 from tests.api.scripted import CONTEXT, MODEL, ScriptedEngine, served
@@ -153,6 +154,31 @@ def test_failures_are_counted(http: httpx.Client, engine: ScriptedEngine, metric
     http.get("/a-path-that-nobody/expects")
     assert sample(metrics, "request_success_total", **failed) == num_failed + 1
     assert sample(metrics, "http_responses_total", **unmatched) == num_unmatched + 1
+
+
+@pytest.mark.parametrize(("status", "counted", "level"), [(429, 0, "INFO"), (503, 1, "WARNING")])
+def test_a_full_queue_is_no_error_of_the_service(
+    http: httpx.Client,
+    engine: ScriptedEngine,
+    metrics: RequestMetrics,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    counted: int,
+    level: str,
+) -> None:
+    def finished() -> float:
+        reasons = ("stop", "length", "abort", "error")
+        return sum(
+            sample(metrics, "request_success_total", model_name=MODEL, finished_reason=reason) for reason in reasons
+        )
+
+    before = finished()
+    engine.say("a")
+    engine.fail_after, engine.failure = 0, UnavailableError("try again later", status=status)
+    with caplog.at_level("INFO"):
+        assert http.post(COMPLETIONS, json={"model": MODEL, "prompt": "x"}).status_code == status
+    assert finished() == before + counted
+    assert [each.levelname for each in caplog.records if each.message == "request finished"] == [level]
 
 
 def test_the_exposition_is_prometheus(http: httpx.Client) -> None:
