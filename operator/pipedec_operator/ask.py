@@ -13,7 +13,7 @@ import typer
 from pipedec.errors import PipeDecError
 from pipedec_operator import names
 from pipedec_operator.causes import condition
-from pipedec_operator.cluster import connect
+from pipedec_operator.cluster import ClusterError, connect
 from pipedec_operator.names import Object
 
 
@@ -25,7 +25,11 @@ def main(
     api_key: Annotated[str, typer.Option(envvar="OPENAI_API_KEY", help="The key it asks for, if any.")] = "",
 ) -> None:
     """Ask a pipeline for one completion, and print the text."""
-    resource = choose(connect().list(names.RESOURCE, namespace, {}), name)
+    try:
+        found = connect().list(names.RESOURCE, namespace, {})
+    except ClusterError as error:
+        raise PipeDecError(f"{names.PLURAL} in namespace {namespace}: {error}") from error
+    resource = choose(found, name)
     served = resource["spec"]["model"].get("servedName") or resource["metadata"]["name"]
     body = {"model": served, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})

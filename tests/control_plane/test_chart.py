@@ -147,6 +147,30 @@ def test_the_test_asks_the_pipeline_that_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "namespace"),
+    [
+        ((), "home"),
+        (("watchNamespaces={a,b}",), "a"),
+        (("watchNamespaces={a,b}", "test.namespace=b"), "b"),
+    ],
+)
+def test_the_test_asks_a_pipeline_that_the_operator_keeps(values: tuple[str, ...], namespace: str) -> None:
+    (pod,) = of_kind(render(*values), "Pod")
+    assert pod["spec"]["containers"][0]["args"] == [f"--namespace={namespace}"]
+    assert pod["metadata"]["namespace"] == "home"
+
+
+def test_two_releases_of_one_name_do_not_share_cluster_roles() -> None:
+    def roles(namespace: str) -> set[str]:
+        result = helm("template", "release", str(CHART), "--namespace", namespace, "--set", "watchNamespaces={a}")
+        objects = [each for each in yaml.safe_load_all(result.stdout) if each]
+        return {each["metadata"]["name"] for each in of_kind(objects, "ClusterRole")}
+
+    assert roles("home")
+    assert not roles("home") & roles("away")
+
+
+@pytest.mark.parametrize(
     "value",
     [
         "imagee.tag=1",

@@ -34,6 +34,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Where the notes and `helm test` have their pipeline: one that the operator keeps. */ -}}
+{{- define "pipedec.testNamespace" -}}
+{{- default (first (append .Values.watchNamespaces .Release.Namespace)) .Values.test.namespace -}}
+{{- end -}}
+
 {{- /* An image by digest, else by tag, else by the chart's appVersion: (list <image values> <root>). */ -}}
 {{- define "pipedec.image" -}}
 {{- $image := index . 0 -}}
