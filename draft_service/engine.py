@@ -87,8 +87,8 @@ class PipelineEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """Events of one request, in order; closing the iterator cancels it.
 
-        Raises `UnavailableError`: the queue is full (429), the service is starting or shutting down, or the deadline
-        has passed (503).
+        Raises `UnavailableError`: the queue is full (429), the service is starting or shutting down (503), or the
+        deadline has passed (504).
         """
         if not self.accepting:
             raise UnavailableError(self.not_ready_reason, retry_after=5.0)
@@ -128,7 +128,7 @@ class PipelineEngine:
     def _expire(self, key: int) -> None:
         """The deadline has passed, whether the client reads or not."""
         self._head.abort(key)
-        self._fail(UnavailableError(f"the request took longer than {self._timeout:g} s"), key)
+        self._fail(UnavailableError(f"the request took longer than {self._timeout:g} s", status=504), key)
 
     async def drain(self, seconds: float, notice: float = 0.0) -> None:
         """Be no longer ready; after `notice` seconds take no new requests, let running ones end for `seconds`, then end

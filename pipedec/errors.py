@@ -5,7 +5,7 @@ PipeDecError
 ├── ModelError       weights missing or corrupt, or an architecture we cannot run exactly
 ├── ProtocolError    a message that no well-behaved peer sends; dropped and counted, never fatal
 ├── RequestError     a client's request is wrong (HTTP 400, 404, 413); names the parameter
-├── UnavailableError the service cannot take or finish the request now (HTTP 503, 429)
+├── UnavailableError the service cannot take or finish the request now (HTTP 503, 429, 504)
 └── UnfinishableError this one request cannot be finished, however often it is tried (HTTP 500)
 """
 
@@ -44,7 +44,8 @@ class RequestError(PipeDecError):
 
 
 class UnavailableError(PipeDecError):
-    """The service cannot serve this now. `retry_after` is in seconds; `status` is 503, or 429 for a full queue."""
+    """The service cannot serve this now. `retry_after` is in seconds; `status` is 503, 429 for a full queue,
+    or 504 for a request that took too long, which is not to be tried again."""
 
     def __init__(self, message: str, retry_after: float = 1.0, status: int = 503) -> None:
         self.message, self.retry_after, self.status = message, retry_after, status

@@ -14,7 +14,14 @@ from starlette.responses import Response
 
 from pipedec.errors import RequestError, UnavailableError, UnfinishableError
 
-TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "unavailable_error"}
+TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "unavailable_error",
+    504: "timeout_error",
+}
+NEVER_AGAIN = {"x-should-retry": "false"}  # else OpenAI's clients ask again by themselves
 
 
 def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -39,10 +46,10 @@ def error_response(error: Exception) -> Response:
     """The response for `error`, with the headers that belong to it."""
     status, body = error_body(error)
     headers: dict[str, str] = {}
-    if isinstance(error, UnavailableError):
+    if isinstance(error, UnfinishableError) or status == 504:
+        headers.update(NEVER_AGAIN)
+    elif isinstance(error, UnavailableError):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    elif isinstance(error, UnfinishableError):
-        headers["x-should-retry"] = "false"  # else OpenAI's clients ask again by themselves
     elif isinstance(error, HTTPException):
         headers.update(error.headers or {})
     # ASCII only: a message may quote what a client sent, and that need not be encodable.

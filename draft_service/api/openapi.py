@@ -21,6 +21,7 @@ ERRORS: Responses = {
     429: {"description": "Too many requests wait already.", "headers": RETRY_AFTER},
     500: {"description": "The server failed."},
     503: {"description": "The pipeline is not ready.", "headers": RETRY_AFTER},
+    504: {"description": "The request took longer than the server allows."},
 }
 
 

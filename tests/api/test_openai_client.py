@@ -111,6 +111,17 @@ def test_a_request_that_would_fail_again_is_not_asked_again(client: openai.OpenA
     assert len(engine.requests) == 1
 
 
+def test_a_request_that_takes_too_long_is_not_asked_again(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    """The client does that by itself after any other 504: the pipeline would work as long once more, and in vain."""
+    engine.say("a")
+    engine.fail_after, engine.failure = 0, UnavailableError("the request took longer than 600 s", status=504)
+    with pytest.raises(openai.InternalServerError, match="longer than 600 s") as expired:
+        client.with_options(max_retries=3).completions.create(model=MODEL, prompt="x")
+    assert (expired.value.status_code, expired.value.type) == (504, "timeout_error")
+    assert "retry-after" not in expired.value.response.headers
+    assert len(engine.requests) == 1
+
+
 def test_a_stream_that_breaks_raises(client: openai.OpenAI, engine: ScriptedEngine) -> None:
     engine.say("abc")
     engine.fail_after, engine.failure = 2, UnavailableError("a stage is gone")

@@ -133,7 +133,7 @@ def test_the_deadline_holds_for_who_waits_for_slots(service: Service) -> None:
         service.scheduler.limits = replace(service.scheduler.limits, max_sequences=0)  # nobody gets a place
         with pytest.raises(UnavailableError, match="took longer than 1 s") as expired:
             await tokens_of(engine_of(service, timeout=1.0).generate(large))
-        assert (expired.value.status, expired.value.retry_after) == (503, 1.0)
+        assert expired.value.status == 504
         service.scheduler.limits = replace(service.scheduler.limits, max_sequences=4)
         patient = engine_of(service)
         both = (patient.generate(large), patient.generate(GenerationRequest(OTHER, 40)))
