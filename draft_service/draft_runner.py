@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from draft_service.drafter import Children, Proposer
 from pipedec.wire.messages import Batch
 
+CLOSE_SECONDS = 10.0
+
 Outcome = Sequence[Children] | Exception
 Done = Callable[[int, Outcome], None]  # (epoch of the batch, proposals or what went wrong), in the runner's thread
 
@@ -33,9 +35,9 @@ class DraftRunner:
         self._queue.put(lambda: self._propose(batch))
 
     def close(self) -> None:
-        """End the thread, after the run in progress."""
+        """End the thread, after the run in progress; one that hangs ends with the process."""
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:

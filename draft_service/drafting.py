@@ -54,6 +54,7 @@ class Drafting:
         if not self.available or self.busy:
             return None
         budget = self._prefill_chunk
+        sequences = [sequence for sequence in sequences if sequence.is_predictable]
         for sequence in sequences:
             ops, prefilled = sequence.catch_up(sequence.draft, sequence.tree.root.drafted, budget)
             self.ops += ops
@@ -80,7 +81,7 @@ class Drafting:
 
     def _nodes(self, sequences: Collection[Sequence], take_slot: TakeSlot) -> list[tuple[Sequence, Node]]:
         job: list[tuple[Sequence, Node]] = []
-        ready = (s for s in sequences if s.is_caught_up(s.draft) and s.suspicion.speculates)
+        ready = (s for s in sequences if s.is_caught_up(s.draft))
         by_tree = {id(s.tree): s for s in ready}
         for tree, chosen in self._policy.to_draft([s.tree for s in by_tree.values()]):
             sequence = by_tree[id(tree)]

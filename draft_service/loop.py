@@ -153,10 +153,11 @@ class Head:
             while not self._stopping:
                 self._turn()
         except BaseException:
+            self.status = replace(self.status, ready=False, ever_ready=False, reason="stopped")  # nothing is taken now
             self._fail(UnavailableError("the pipeline's head has failed and is being restarted", retry_after=5.0), None)
             raise
         finally:
-            self.status = replace(self.status, ready=False, reason="stopped")
+            self.status = replace(self.status, ready=False, ever_ready=False, reason="stopped")
             if self._speculation is not None:
                 self._speculation.close()
             self._wakeup.close()
@@ -237,7 +238,7 @@ class Head:
                         pending.extend(self._members.unreachable(peer, time.monotonic()))
                 case EpochBegun(epoch, slots, address):
                     _log.info("epoch begun", extra=fields(epoch=epoch, stages=self._members.stages, slots=slots))
-                    self._connect(address)
+                    pending.extend(self._connect(address))
                 case EpochLive(epoch, slots):
                     pending.extend(self._begin(epoch, slots))
                 case EpochLost(epoch, reason):
@@ -248,10 +249,15 @@ class Head:
                     self.tap.lost(time.monotonic(), epoch, reason)
                     self.status = replace(self.status, ready=False, reason=reason)
 
-    def _connect(self, address: str) -> None:
+    def _connect(self, address: str) -> Iterable[Action]:
         if self._sender is not None:
             self._sender.close()
-        self._sender = DataSender(self._links.transport, address, credits=self._scheduler.limits.stages + 2)
+            self._sender = None
+        try:
+            self._sender = DataSender(self._links.transport, address, credits=self._scheduler.limits.stages + 2)
+        except ProtocolError as error:
+            return self._members.abandon(f"stage 0 gives no data address: {error}", time.monotonic())
+        return ()
 
     def _begin(self, epoch: int, slots: int) -> Iterable[Action]:
         if self._sender is None or not self._sender.connected(CONNECT_SECONDS):
@@ -273,6 +279,8 @@ class Head:
         for key, error in self._scheduler.take_failed():
             _log.error("request given up", extra=fields(key=key, epoch=self._scheduler.epoch, reason=error))
             self._fail(error, key)
+            if key == WARM_UP:  # nobody waits for it, and it is tried again in the next epoch alone
+                self.status = replace(self.status, reason=f"the warm-up failed: {error}")
         if (cancel := self._scheduler.take_cancel()) is not None:
             for peer in self._members.peers:
                 if not self._links.control.send(peer, cancel):

@@ -216,11 +216,11 @@ class Scheduler:
         """Whether the cursor waits for its tree; not where the draft model is gone, or has no slots to go on."""
         drafting = self._drafting.busy or self._allocator.num_free > self._reserve()
         held = drafting and self.policy.holds(sequence.tree)
-        return held and self.draft_available and sequence.suspicion.speculates
+        return held and self.draft_available and sequence.is_predictable
 
     def _predicted_rows(self) -> list[Row]:
         rows: list[Row] = []
-        by_tree = {id(s.tree): s for s in self.running.values() if s.tree.root.sent and s.suspicion.speculates}
+        by_tree = {id(s.tree): s for s in self.running.values() if s.tree.root.sent and s.is_predictable}
         least = SURE if self.draft_available else SHORTEST
         for sequence in by_tree.values():
             self.policy.recall(sequence.tree, sequence.text, least, sequence.last_position)
@@ -274,8 +274,17 @@ class Scheduler:
                     break
                 outputs.append((sequence.key, self._decide(sequence, token, logprob)))
             if decision.failure and (failed := self.running.get(decision.request)) is not None:
-                self._fail(failed, decision.failure)
+                self._doubt(failed, decision.failure)
         return outputs
+
+    def _doubt(self, sequence: Sequence, reason: str) -> None:
+        """Its logits were not sound. A prediction that overflows spoils all rows that share its attention, as a weight
+        of zero times infinity is NaN; the target alone would not have computed it, so what counts is what comes out
+        without predictions, in slots that are clean."""
+        if not sequence.suspicion.speculates:
+            return self._fail(sequence, reason)
+        sequence.suspicion.forswear()
+        self._put_back(sequence)
 
     def _decide(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenEvent:
         self.policy.observe(sequence.tree.root, token)
@@ -295,10 +304,12 @@ class Scheduler:
 
     def _preempt_youngest(self) -> None:
         """No slot is left for a cursor: the newest sequence goes back to the queue, and resumes later."""
-        youngest = next(reversed(self.running.values()))
         self.counts.preemptions += 1
-        self._release(youngest)
-        self.waiting.put_back(youngest.suspended())
+        self._put_back(next(reversed(self.running.values())))
+
+    def _put_back(self, sequence: Sequence) -> None:
+        self._release(sequence)
+        self.waiting.put_back(sequence.suspended())
 
     def _release(self, sequence: Sequence) -> None:
         del self.running[sequence.id]

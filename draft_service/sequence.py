@@ -75,6 +75,11 @@ class Sequence:
         """The last position whose output can still be wanted."""
         return len(self.request.prompt) + self.request.max_tokens - 2
 
+    @property
+    def is_predictable(self) -> bool:
+        """Whether predictions below the cursor can be of use, and are allowed."""
+        return self.tree.root.position < self.last_position and self.suspicion.speculates
+
     def forget_draft(self) -> None:
         """The draft model starts anew: it must be given everything again."""
         self.draft = self._fresh_channel()

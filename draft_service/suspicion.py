@@ -57,6 +57,10 @@ class Suspicion:
             self.fruitless += 1
         self._cleared_at = num_output + CLEARED
 
+    def forswear(self) -> None:
+        """No more predictions for this request: one of them spoilt what was computed beside it."""
+        self.total = max(self.total, SPECULATES)
+
     def decide(self, num_output: int) -> None:
         """It has so many output tokens now."""
         if num_output >= self._cleared_at:

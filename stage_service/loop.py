@@ -210,12 +210,14 @@ class StageLoop:
 
         Anything else that the head says must wait: a formation would pull the state from under the step.
         """
+        now = time.monotonic()
         while (message := self._control.receive()) is not None:
+            self._session.notice(now)
             if isinstance(message, Cancel):
                 self._obey(message)
             else:
                 self._heard.append(message)
-        self._beat(time.monotonic())
+        self._beat(now)
         if done >= WANT_AT:
             self._want_more()
 

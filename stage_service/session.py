@@ -32,7 +32,7 @@ class Session:
 
     def hear(self, message: object, now: float) -> None:
         """Any message from the head."""
-        self._spoken_to, self._silent_from = True, now + SILENCE_SECONDS
+        self.notice(now)
         if isinstance(message, Refused):
             self.refusal, self._registered = message.reason, False
             self._next_register = now + REFUSED_SECONDS
@@ -40,6 +40,10 @@ class Session:
             self._registered = message.epoch == self.epoch
             if self._registered:
                 self.refusal = ""
+
+    def notice(self, now: float) -> None:
+        """The head has said something, which may be heard later."""
+        self._spoken_to, self._silent_from = True, now + SILENCE_SECONDS
 
     def join(self, epoch: int) -> Joined:
         """The state is reset and the successor connected: what to tell the head."""

@@ -231,7 +231,8 @@ class _Bound(Link):
         bound = transport.bind(kind, where, **policy)
         super().__init__(transport, bound, transport.monitor(bound))
         port = bound.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0").rpartition(":")[2]
-        self.address = f"tcp://{where.advertise or where.host}:{port}"
+        host = (where.advertise or where.host).strip("[]")
+        self.address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 class ControlServer(_Bound):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +15,7 @@ from draft_service.suspicion import CLEARED, GUILTY, SPECULATES, SUSPECT, Suspic
 from pipedec.errors import UnfinishableError
 from pipedec.policy import PolicyName, make_policy
 from pipedec.wire.codec import Activation
-from pipedec.wire.messages import Batch
+from pipedec.wire.messages import Batch, Decision
 from stage_service.worker import StageResult
 from tests.symbolic import Prefix, SymbolicDraft, SymbolicStage, continuation
 
@@ -46,12 +48,50 @@ class MortalStage(SymbolicStage):
         return result
 
 
+class SpoiltStage(SymbolicStage):
+    """The last one. A row of one prefix overflows, and spoils all rows of its request in the batch."""
+
+    def __init__(self, poison: Prefix) -> None:
+        super().__init__(is_first=False, is_last=True)
+        self._poison = poison
+
+    def step(self, batch: Batch, activation: Activation | None) -> StageResult:
+        result = super().step(batch, activation)
+        assert result.verdict is not None
+        spoilt = {row.request for row in batch.rows if self._span._kv[row.slot] == self._poison}
+        sound = tuple(each for each in result.verdict.decisions if each.request not in spoilt)
+        failed = tuple(Decision(request, (), (), "the logits are nan") for request in spoilt)
+        return replace(result, verdict=replace(result.verdict, decisions=sound + failed))
+
+
 def pipeline(policy: PolicyName, poison: Prefix, quality: float = 0.7) -> Simulation:
     scheduler = Scheduler(Limits(STAGES, poison=True), make_policy(policy, width=6, children=3, depth=3))
     stages = [MortalStage(index == 0, index == STAGES - 1) for index in range(STAGES)]
     stages[1].poison = poison
+    return simulate(scheduler, stages, policy, quality)
+
+
+def simulate(scheduler: Scheduler, stages: Sequence[SymbolicStage], policy: PolicyName, quality: float) -> Simulation:
     draft = SymbolicDraft(quality, children=3) if policy != "none" else None
     return Simulation(scheduler, stages, draft, SLOTS, after_event=scheduler.check_integrity)
+
+
+def overflowing(policy: PolicyName, poison: Prefix) -> Simulation:
+    scheduler = Scheduler(Limits(STAGES, poison=True), make_policy(policy, width=6, children=3, depth=3))
+    stages = [SymbolicStage(is_first=True, is_last=False), SymbolicStage(False, False), SpoiltStage(poison)]
+    return simulate(scheduler, stages, policy, 0.7)
+
+
+def wrong_prediction(policy: PolicyName) -> Prefix:
+    """Something that a sound run computes of the culprit, and that does not come true."""
+    prompt = PROMPTS[CULPRIT]
+    path = (*prompt, *continuation(prompt, LENGTH))
+    sound = pipeline(policy, POISON_OF_NOBODY)
+    run(sound, PROMPTS)
+    mortal = sound._stages[1].worker
+    assert isinstance(mortal, MortalStage)
+    wrong = [prefix for prefix in mortal.seen if prefix[: len(prompt)] == prompt and prefix != path[: len(prefix)]]
+    return wrong[len(wrong) // 2]
 
 
 def run(simulation: Simulation, prompts: dict[int, Prefix]) -> tuple[int, list[int]]:
@@ -108,18 +148,34 @@ def test_the_culprit_is_ended_and_nobody_else(policy: PolicyName, after: int, al
 
 @pytest.mark.parametrize("policy", POLICIES[1:])
 def test_a_prediction_that_kills_costs_its_request_no_more_than_its_predictions(policy: PolicyName) -> None:
-    prompt = PROMPTS[CULPRIT]
-    path = (*prompt, *continuation(prompt, LENGTH))
-    sound = pipeline(policy, POISON_OF_NOBODY)
-    run(sound, PROMPTS)
-    mortal = sound._stages[1].worker
-    assert isinstance(mortal, MortalStage)
-    wrong = [prefix for prefix in mortal.seen if prefix[: len(prompt)] == prompt and prefix != path[: len(prefix)]]
-    simulation = pipeline(policy, wrong[len(wrong) // 2])
+    simulation = pipeline(policy, wrong_prediction(policy))
     lost, failed = run(simulation, PROMPTS)
     assert failed == []
     assert 0 < lost <= SPECULATES
     check_others(simulation, PROMPTS)
+
+
+@pytest.mark.parametrize("policy", POLICIES[1:])
+def test_a_prediction_that_overflows_costs_its_request_no_more_than_its_predictions(policy: PolicyName) -> None:
+    simulation = overflowing(policy, wrong_prediction(policy))
+    simulation.run({key: GenerationRequest(prompt, LENGTH) for key, prompt in PROMPTS.items()})
+    assert simulation.scheduler.take_failed() == []
+    assert simulation.scheduler.counts.resumptions == 0  # of epochs: none was lost
+    assert simulation.scheduler.num_slots_used == 0
+    check_others(simulation, PROMPTS)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_target_that_overflows_fails_its_request_and_no_other(policy: PolicyName) -> None:
+    expected = continuation(PROMPTS[CULPRIT], LENGTH)
+    simulation = overflowing(policy, (*PROMPTS[CULPRIT], *expected[:9]))
+    with pytest.raises(UnfinishableError, match="the logits are nan"):
+        simulation.run({key: GenerationRequest(prompt, LENGTH) for key, prompt in PROMPTS.items()})
+    simulation.run({})
+    told = simulation.generated[CULPRIT].tokens
+    assert told == expected[: len(told)]
+    assert len(told) <= 9
+    check_others(simulation, PROMPTS, CULPRIT)
 
 
 @pytest.mark.parametrize("seed", range(6))
