@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from draft_service.api import create_app
+from draft_service.api.app import MIN_BODY_LIMIT
 from draft_service.drafter import Drafter, Proposer
 from draft_service.engine import PipelineEngine
 from draft_service.formation import Members
@@ -41,6 +42,8 @@ from pipedec.wire.messages import PROTOCOL_VERSION
 from pipedec.wire.sockets import Bind, ControlServer, Transport, verdict_receiver
 
 _log = logging.getLogger(__name__)
+
+BODY_BYTES_PER_TOKEN = 16  # of a prompt as text or ids, in JSON with its escapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +157,8 @@ def assemble_app(
     """The endpoint over a head, and what its live page shows. Needs a running event loop."""
     spec = models.resource.spec
     serving = spec.serving
-    engine = PipelineEngine(
-        models.info,
-        head,
-        max_requests=serving.max_sequences + serving.max_queue,
-        timeout=serving.request_timeout_seconds,
-    )
+    at_once = serving.max_sequences + serving.max_queue
+    engine = PipelineEngine(models.info, head, max_requests=at_once, timeout=serving.request_timeout_seconds)
     metrics = RequestMetrics(registry, models.resource.served_name)
     key = _api_key(config.api_key_file)
     show_text = serving.live_page.show_text if config.live_text is None else config.live_text
@@ -167,7 +166,17 @@ def assemble_app(
     live = Broadcast(head, About(models.resource.served_name, models.split, spec.policy, text))
     shown = live if serving.live_page.enabled else None
     tracer = Tracer.open(models.resource.served_name)
-    app = create_app(engine, models.tokenizer, metrics, api_key=key, health=head.health, live=shown, tracer=tracer)
+    app = create_app(
+        engine,
+        models.tokenizer,
+        metrics,
+        api_key=key,
+        max_body_bytes=max(MIN_BODY_LIMIT, BODY_BYTES_PER_TOKEN * models.info.context),
+        max_sequences=at_once,
+        health=head.health,
+        live=shown,
+        tracer=tracer,
+    )
     return app, engine, live
 
 

@@ -32,10 +32,12 @@ class Admission:
 
 
 class Admitter:
-    """Admits requests for one model. Its methods raise `RequestError` for what cannot be served."""
+    """Admits requests for one model. Its methods raise `RequestError` for what cannot be served: also for more than
+    `max_sequences`, since an engine that never holds so many would say for ever that it is busy."""
 
-    def __init__(self, tokenizer: Tokenizer, info: EngineInfo) -> None:
+    def __init__(self, tokenizer: Tokenizer, info: EngineInfo, max_sequences: int = MAX_SEQUENCES) -> None:
         self._tokenizer, self._info = tokenizer, info
+        self._max_sequences = min(max_sequences, MAX_SEQUENCES)
 
     async def completion(self, body: CompletionBody) -> Admission:
         if body.best_of not in (None, body.n or 1):
@@ -90,8 +92,11 @@ class Admitter:
         logprobs: int | None,
     ) -> Admission:
         n = body.n or 1
-        if n * len(prompts) > MAX_SEQUENCES:
-            raise RequestError(f"{len(prompts)} prompts with {n} choices: more than {MAX_SEQUENCES} sequences", "n")
+        if n * len(prompts) > self._max_sequences:
+            raise RequestError(
+                f"{len(prompts)} prompts with {n} choices: more than {self._max_sequences} sequences; ask in parts",
+                "n" if n > 1 else "prompt",
+            )
         if (body.min_tokens or 0) > min(max_tokens):
             raise RequestError(f"min_tokens must not be above max_tokens, {min(max_tokens)}", "min_tokens")
         end_tokens = frozenset(body.stop_token_ids or ()) | (

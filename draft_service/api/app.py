@@ -15,7 +15,13 @@ from draft_service.api.admission import Admission, Admitter
 from draft_service.api.errors import install_error_handlers
 from draft_service.api.live import live_routes
 from draft_service.api.middleware import BearerAuth, BodyLimit, RequestEnvelope
-from draft_service.api.openai_types import ChatBody, CompletionBody, GenerationBody, StreamOptions
+from draft_service.api.openai_types import (
+    MAX_SEQUENCES,
+    ChatBody,
+    CompletionBody,
+    GenerationBody,
+    StreamOptions,
+)
 from draft_service.api.openapi import DocumentedApp, Responses, answer, errors
 from draft_service.api.replies import ChatReply, CompletionReply, Reply
 from draft_service.api.reply_types import (
@@ -42,6 +48,7 @@ from pipedec.spec.report import PATH as PIPELINE_PATH
 from pipedec.spec.report import PipelineReport
 
 LOADING_RETRY_SECONDS = 5.0
+MIN_BODY_LIMIT = 1 << 20  # bytes; a longer context lets more in
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it, but it is counted
 
 
@@ -51,13 +58,16 @@ def create_app(
     metrics: RequestMetrics,
     *,
     api_key: str | None = None,
-    max_body_bytes: int = 1 << 20,
+    max_body_bytes: int = MIN_BODY_LIMIT,
+    max_sequences: int = MAX_SEQUENCES,
     health: Health | None = None,
     live: Broadcast | None = None,
     tracer: Tracer | None = None,
 ) -> FastAPI:
     """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; `api_key`, if set, guards `/v1`. With
     `live` there is a page at `/` that shows it.
+
+    Bodies of more than `max_body_bytes` and requests for more than `max_sequences` sequences are refused.
 
     `/health` also fails when `health` does: an endpoint that answers before a head that hangs is of no use.
     """
@@ -74,7 +84,7 @@ def create_app(
         middleware=middleware,
     )
     install_error_handlers(app)
-    endpoint = Endpoint(engine, tokenizer, metrics, health or Health(), tracer)
+    endpoint = Endpoint(engine, tokenizer, metrics, health or Health(), tracer, max_sequences)
     app.include_router(_service_routes(endpoint))
     app.include_router(_openai_routes(endpoint, with_key=api_key is not None))
     if live is not None:
@@ -118,11 +128,17 @@ class Endpoint:
     """What the routes do."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, metrics: RequestMetrics, health: Health, tracer: Tracer | None
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        metrics: RequestMetrics,
+        health: Health,
+        tracer: Tracer | None,
+        max_sequences: int,
     ) -> None:
         self._engine, self._tokenizer, self._metrics, self._health = engine, tokenizer, metrics, health
         self._tracer = tracer
-        self._admitter = Admitter(tokenizer, engine.info)
+        self._admitter = Admitter(tokenizer, engine.info, max_sequences)
         self._created = int(time.time())
 
     async def health(self) -> JSONResponse:

@@ -113,6 +113,19 @@ def test_the_body_limit(with_limit: httpx.Client, declared: bool) -> None:
             assert "200 bytes" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"), [({"n": 5}, "n"), ({"prompt": ["x"] * 5}, "prompt"), ({"prompt": ["x"] * 2, "n": 3}, "n")]
+)
+def test_more_sequences_than_ever_have_a_place_are_refused_for_good(
+    tokenizer: Tokenizer, fields: dict[str, Any], param: str
+) -> None:
+    with served_with(tokenizer, max_sequences=4) as client:
+        refused = client.post(COMPLETIONS, json={"model": MODEL, "prompt": "x", **fields})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+        assert "more than 4 sequences" in refused.json()["error"]["message"]
+        assert client.post(COMPLETIONS, json={"model": MODEL, "prompt": "x", "n": 4}).status_code == 200
+
+
 def sample(metrics: RequestMetrics, name: str, **labels: str) -> float:
     labels = labels or {"model_name": MODEL}
     return metrics.registry.get_sample_value(f"pipedec_{name}", labels) or 0.0

@@ -1,0 +1,72 @@
+"""The endpoint as a manifest asks for it, over a head without a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from draft_service.assembly import LoadedModels, assemble_app
+from draft_service.generation import EngineInfo
+from draft_service.text import Tokenizer
+from pipedec.config import DraftConfig
+from pipedec.spec import PipeDecDeployment
+from tests.api.scripted import MODEL
+from tests.faults.service import Service
+
+COMPLETIONS = "/v1/completions"
+SPLIT = ((0, 1), (1, 2))
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.close()
+
+
+def answers(service: Service, tokenizer: Tokenizer, context: int, *contents: bytes, **serving: Any) -> list[Any]:
+    """What an endpoint with these settings says to each body."""
+    resource = PipeDecDeployment.model_validate(
+        {
+            "apiVersion": "pipedec.dev/v1alpha1",
+            "kind": "PipeDecDeployment",
+            "metadata": {"name": MODEL},
+            "spec": {"model": {"uri": "file:///none"}, "pipeline": {"stages": 2}, "serving": serving},
+        }
+    )
+    models = LoadedModels(resource, SPLIT, "r1", EngineInfo(MODEL, context, 512, SPLIT), tokenizer, None)
+    config = DraftConfig.from_env({"PIPEDEC_MANIFEST": "none.yaml", "PIPEDEC_INSECURE": "1"})
+
+    async def ask() -> list[Any]:
+        app, _, live = assemble_app(config, models, service.head, CollectorRegistry())
+        headers = {"content-type": "application/json"}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x", timeout=60) as client:
+            told = [await client.post(COMPLETIONS, content=content, headers=headers) for content in contents]
+        live.close()
+        return [(each.status_code, each.json().get("error", {}).get("message", "")) for each in told]
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("context", "limit"), [(128, 1 << 20), (131072, 1 << 21)])
+def test_a_prompt_of_the_whole_context_fits_into_a_body(
+    service: Service, tokenizer: Tokenizer, context: int, limit: int
+) -> None:
+    def body(size: int) -> bytes:
+        return b'{"model": "none", "prompt": "x", "user": ""}'.replace(b'""', b'"%s"' % (b"u" * (size - 44)))
+
+    (fits, _), (too_large, message) = answers(service, tokenizer, context, body(limit), body(limit + 1))
+    assert (fits, too_large) == (404, 413)
+    assert f"larger than {limit} bytes" in message
+
+
+def test_what_the_queue_never_holds_is_refused_for_good(service: Service, tokenizer: Tokenizer) -> None:
+    bodies = [b'{"model": "tiny", "prompt": "x", "min_tokens": 20, "n": %d}' % n for n in (3, 4)]
+    (_, looked_at), (refused, message) = answers(service, tokenizer, 64, *bodies, maxSequences=2, maxQueue=1)
+    assert "min_tokens must not be above" in looked_at
+    assert (refused, "more than 3 sequences" in message) == (400, True)
