@@ -152,7 +152,11 @@ def _report(wish: Wish, least: int, best: int, options: list[Option]) -> None:
         f"Tokens per second of one request; the draft's first choice agrees in {wish.agreement:.0%} (an assumption; "
         "--agreement). At least "
         f"{least} stages; recommended {best}, the fewest with memory to spare"
-        + (", and a GPU for the draft." if draft else ". Without --draft there is no speculation.")
+        + (
+            ", and a GPU for the draft."
+            if draft
+            else ". Without --draft only what a text repeats is predicted, which is not estimated."
+        )
     )
     if draft is not None and any(each.tokens_per_second["adaptive"] is None for each in options):
         notes.print("-: the draft would be slower than a stage; choose a smaller one, or fewer stages.")

@@ -27,7 +27,6 @@ def suggest_manifest(wish: Wish, option: Option, model_uri: str, draft_uri: str 
         "  pipeline:\n"
         f"    stages: {option.stages}\n"
         f"    {resources}\n"
-        f"  speculation: {{policy: {'adaptive' if draft_uri else 'none'}}}\n"
         f"  serving: {{maxSequences: {wish.sequences}, maxContext: {wish.context}}}\n"
     )
 

@@ -79,8 +79,8 @@ def test_a_gpu_of_ones_own_is_described(models: tuple[str, str]) -> None:
 
 def test_without_a_draft_nothing_is_promised(models: tuple[str, str]) -> None:
     out, err = plan("--model", models[0], "--gpu", "L4")
-    assert load_manifest(out).spec.policy == "none"
-    assert "Without --draft there is no speculation" in err
+    assert load_manifest(out).spec.policy == "adaptive"  # the default, which predicts what a text repeats
+    assert "Without --draft only what a text repeats is predicted" in err
     assert estimates("--model", models[0], "--gpu", "L4")["options"][0]["tokens_per_second"]["adaptive"] is None
 
 
