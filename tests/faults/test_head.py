@@ -128,6 +128,18 @@ def test_a_stage_that_hangs_costs_its_epoch_long_before_it_counts_as_silent(
     assert "has not come back for" in logged(caplog)
 
 
+def test_a_stage_without_a_usable_address_costs_an_epoch_and_no_head(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = start()
+    ask(service, 1)
+    with Transport(INSECURE) as transport:
+        stranger = ControlClient(transport, service.control_address, "stranger")
+        stranger.send(replace(service.offers[0], address="nowhere", incarnation="stranger"))
+        until(lambda: "stage 0 gives no data address" in logged(caplog))
+    ask(service, 2)
+
+
 def test_a_stage_without_memory_for_a_step_leaves_the_epoch_and_lives(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:

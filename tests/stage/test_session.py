@@ -69,6 +69,8 @@ def test_silence_is_counted_from_the_last_word_or_the_connection() -> None:
     assert stage.is_silent(100.1 + SILENCE_SECONDS)
     stage.connect(200.0)
     assert not stage.is_silent(200.0 + SILENCE_SECONDS)
+    stage.notice(205.0)  # a word that comes within a long step counts, though it is heard after it
+    assert not stage.is_silent(205.0 + SILENCE_SECONDS)
     stage.hear(Heartbeat(6, 1, 0), 210.0)
     assert not stage.is_silent(210.0 + SILENCE_SECONDS)
     assert stage.is_silent(210.1 + SILENCE_SECONDS)

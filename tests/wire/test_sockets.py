@@ -252,6 +252,14 @@ def test_addresses_from_peers_are_checked(open_transport: Open, address: str) ->
         DataSender(open_transport(INSECURE), address, credits=1)
 
 
+def test_a_pod_address_of_ipv6_is_told_in_brackets(open_transport: Open) -> None:
+    transport = open_transport(INSECURE)
+    control = ControlServer(transport, Bind("127.0.0.1", advertise="fd00::1"))
+    port = control.address.rpartition(":")[2]
+    assert control.address == f"tcp://[fd00::1]:{port}"
+    DataSender(transport, control.address, credits=1)
+
+
 def test_a_taken_port_is_named(open_transport: Open) -> None:
     transport = open_transport(INSECURE)
     port = int(verdicts(transport).address.rpartition(":")[2])
