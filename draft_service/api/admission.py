@@ -57,9 +57,11 @@ class Admitter:
             raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         messages = [_plain(message) for message in body.messages]
+        effort = {} if body.reasoning_effort is None else {"reasoning_effort": body.reasoning_effort}
+        options = effort | (body.chat_template_kwargs or {})
 
         def encode() -> list[list[int]]:
-            return [self._tokenizer.encode_chat(messages, body.chat_template_kwargs or {})]
+            return [self._tokenizer.encode_chat(messages, options)]
 
         tokens = await _off_loop_if_long(encode, sum(len(message["content"]) for message in messages))
         asked = body.max_completion_tokens or body.max_tokens

@@ -95,6 +95,12 @@ class GenerationBody(Body):
     guided_regex: Annotated[Any, Only()] = None
     guided_choice: Annotated[Any, Only()] = None
     guided_grammar: Annotated[Any, Only()] = None
+    json_schema: Annotated[Any, Only()] = None  # these three: SGLang's
+    regex: Annotated[Any, Only()] = None
+    grammar: Annotated[Any, Only()] = None
+    logits_processors: Annotated[Any, Only([])] = None
+    typical_p: Annotated[Any, Only(1, 1.0)] = None
+    return_token_ids: Annotated[Any, Only(False)] = None
     allowed_token_ids: Annotated[Any, Only()] = None
     bad_words: Annotated[Any, Only([])] = None
     prompt_logprobs: Annotated[Any, Only()] = None
@@ -112,6 +118,8 @@ class CompletionBody(GenerationBody):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None  # no more than `n`
     suffix: Annotated[Any, Only("")] = None
+    prompt_embeds: Annotated[Any, Only()] = None
+    add_special_tokens: Annotated[Any, Only(True)] = None
 
 
 class TextPart(Body):
@@ -136,6 +144,7 @@ class ChatBody(GenerationBody):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     chat_template_kwargs: dict[str, bool | int | float | Text] | None = None
+    reasoning_effort: Text | None = None  # a variable of the chat template
 
     tools: Annotated[Any, Only([])] = None
     tool_choice: Annotated[Any, Only("none", "auto")] = None
@@ -147,3 +156,5 @@ class ChatBody(GenerationBody):
     chat_template: Annotated[Any, Only()] = None
     continue_final_message: Annotated[Any, Only(False)] = None
     add_generation_prompt: Annotated[Any, Only(True)] = None
+    add_special_tokens: Annotated[Any, Only(False)] = None
+    documents: Annotated[Any, Only([])] = None

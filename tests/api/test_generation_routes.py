@@ -7,12 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 from pydantic import TypeAdapter
 
-from draft_service.api import reply_types
+from draft_service.api import create_app, reply_types
 from draft_service.generation import RequestStatistics
+from pipedec.metrics.requests import RequestMetrics
 from pipedec.sampling_params import SamplingParams
-from tests.api.scripted import CONTEXT, MODEL, ScriptedEngine
+from tests.api.scripted import CONTEXT, MODEL, ScriptedEngine, byte_tokenizer, served
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "hi"}]
@@ -202,6 +204,21 @@ def test_messages(http: httpx.Client, engine: ScriptedEngine) -> None:
     assert prompt == b"<|start|>system\nbe<|end|><|start|>user\na\nb<|end|><|start|>assistant\n<think>"
 
 
+@pytest.mark.parametrize(
+    ("fields", "effort"), [({}, b"high"), ({"chat_template_kwargs": {"reasoning_effort": "low"}}, b"low")]
+)
+def test_the_reasoning_effort_is_the_templates(fields: dict[str, Any], effort: bytes) -> None:
+    thoughtful = byte_tokenizer("{{ messages[0]['content'] }} {{ reasoning_effort }}")
+    engine = ScriptedEngine(thoughtful)
+    engine.say("x")
+    with (
+        served(create_app(engine, thoughtful, RequestMetrics(CollectorRegistry(), MODEL))) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30) as client,
+    ):
+        post(client, CHAT, reasoning_effort="high", **fields)
+    assert b"".join(map(thoughtful.token_bytes, engine.requests[-1].prompt)) == b"hi " + effort
+
+
 def test_a_long_prompt_is_tokenised_all_the_same(http: httpx.Client, engine: ScriptedEngine) -> None:
     response = http.post(COMPLETIONS, json=asked(COMPLETIONS, prompt="x" * 10_000))
     assert response.status_code == 400
@@ -212,7 +229,9 @@ def test_harmless_and_unknown_fields_pass(http: httpx.Client, engine: ScriptedEn
     engine.say("x")
     post(http, CHAT, user="me", frobnicate=[1], store=False, metadata=None, service_tier="auto", functions=None)
     post(http, CHAT, tools=[], tool_choice="none", response_format={"type": "text"})
+    post(http, CHAT, documents=[], add_special_tokens=False, grammar=None, return_token_ids=False)
     post(http, COMPLETIONS, suffix=None, echo=False, best_of=2, n=2)
+    post(http, COMPLETIONS, add_special_tokens=True, typical_p=1, logits_processors=[])
 
 
 def test_log_probabilities_of_a_chat(http: httpx.Client, engine: ScriptedEngine) -> None:
