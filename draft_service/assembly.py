@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -80,13 +80,15 @@ def load_models(config: DraftConfig) -> LoadedModels:
         folder = path
         if spec.draft.uri is not None:
             folder = resolve(spec.draft.uri, config.model_cache, fetching, claims=config.claims_dir)
-        draft = _load_draft(config, resource, folder, path, slots)
+        draft = _load_draft(config, resource, folder, path, slots, context)
     info = EngineInfo(resource.served_name, context, shape.vocab_size, tuple(split))
     ours = revision(spec, split, PROTOCOL_VERSION, identity(path))
     return LoadedModels(resource, split, ours, info, load_tokenizer(path), draft)
 
 
-def _load_draft(config: DraftConfig, resource: PipeDecDeployment, folder: Path, target: Path, slots: int) -> Drafter:
+def _load_draft(
+    config: DraftConfig, resource: PipeDecDeployment, folder: Path, target: Path, slots: int, context: int
+) -> Drafter:
     spec, draft = resource.spec, resource.spec.draft
     assert draft is not None
     shape, wanted = model_shape(folder), model_shape(target).vocab_size
@@ -114,6 +116,9 @@ def _load_draft(config: DraftConfig, resource: PipeDecDeployment, folder: Path, 
         last=True,
         ends=target,
     )
+    if model.max_context < context:  # beyond what it was trained on it only guesses worse
+        _log.warning("draft has a shorter context", extra=fields(tokens=model.max_context, target=context))
+        model = replace(model, max_context=context)
     _log.info("draft loaded", extra=fields(layers=layers, device=model.device))
     return Drafter(SpanExecutor(model, slots), spec.speculation.children)
 

@@ -38,6 +38,8 @@ class Admitter:
     def __init__(self, tokenizer: Tokenizer, info: EngineInfo, max_sequences: int = MAX_SEQUENCES) -> None:
         self._tokenizer, self._info = tokenizer, info
         self._max_sequences = min(max_sequences, MAX_SEQUENCES)
+        # A tokenizer may name tokens that the model has no row for, and so can never say.
+        self._end_tokens = frozenset(token for token in tokenizer.end_tokens if token < info.vocab_size)
 
     async def completion(self, body: CompletionBody) -> Admission:
         if body.best_of not in (None, body.n or 1):
@@ -101,9 +103,7 @@ class Admitter:
             )
         if (body.min_tokens or 0) > min(max_tokens):
             raise RequestError(f"min_tokens must not be above max_tokens, {min(max_tokens)}", "min_tokens")
-        end_tokens = frozenset(body.stop_token_ids or ()) | (
-            frozenset() if body.ignore_eos else self._tokenizer.end_tokens
-        )
+        end_tokens = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else self._end_tokens)
         self._check_vocabulary("stop_token_ids", body.stop_token_ids or ())
         sampling = self._sampling(body, end_tokens, logprobs)
         choices = [replace(sampling, seed=(sampling.seed + choice) % 2**63) for choice in range(n)]

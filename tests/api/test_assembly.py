@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 
-from draft_service.assembly import LoadedModels, assemble_app
+from draft_service.assembly import LoadedModels, assemble_app, load_models
 from draft_service.generation import EngineInfo
 from draft_service.text import Tokenizer
 from pipedec.config import DraftConfig
+from pipedec.sampling_params import SamplingParams
 from pipedec.spec import PipeDecDeployment
+from pipedec.wire.messages import NO_PARENT, Batch, Open, Prefill, Row, Rows
 from tests.api.scripted import MODEL
 from tests.faults.service import Service
+from tests.tiny import tiny_model
 
 COMPLETIONS = "/v1/completions"
 SPLIT = ((0, 1), (1, 2))
@@ -63,6 +68,27 @@ def test_a_prompt_of_the_whole_context_fits_into_a_body(
     (fits, _), (too_large, message) = answers(service, tokenizer, context, body(limit), body(limit + 1))
     assert (fits, too_large) == (404, 413)
     assert f"larger than {limit} bytes" in message
+
+
+def test_a_draft_with_a_shorter_context_predicts_beyond_it(tmp_path: Path) -> None:
+    """A request that grows past it must not cost all others their predictions."""
+    target = tiny_model(tmp_path / "target", context=96)
+    manifest = tmp_path / "manifest.yaml"
+    spec = {
+        "model": {"uri": target.as_uri(), "dtype": "float32"},
+        "draft": {"uri": tiny_model(tmp_path / "draft", context=32).as_uri()},
+        "pipeline": {"stages": 2},
+    }
+    kind = {"apiVersion": "pipedec.dev/v1alpha1", "kind": "PipeDecDeployment"}
+    manifest.write_text(yaml.safe_dump({**kind, "metadata": {"name": MODEL}, "spec": spec}))
+    environment = {"PIPEDEC_MANIFEST": str(manifest), "PIPEDEC_INSECURE": "1", "PIPEDEC_DEVICE": "cpu"}
+    draft = load_models(DraftConfig.from_env(environment)).draft
+    assert draft is not None
+    draft.reset(128)
+    prompt = tuple(range(60))
+    ops = (Open(1, SamplingParams(), 61), Prefill(1, 0, prompt, prompt))
+    (children,) = draft.propose(Batch(1, 0, ops, Rows.of([Row(1, 0, NO_PARENT, 7, 60, 60, ())])))
+    assert len(children) == 16
 
 
 def test_what_the_queue_never_holds_is_refused_for_good(service: Service, tokenizer: Tokenizer) -> None:
