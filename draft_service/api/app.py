@@ -167,12 +167,12 @@ class Endpoint:
 
     async def complete(self, body: CompletionBody, request: Request) -> Response:
         self._check(body)
-        reply = CompletionReply(body.model, self._tokenizer)
+        reply = CompletionReply(body.model, self._tokenizer, scored=body.logprobs is not None)
         return await self._answer(body, await self._admitter.completion(body), reply, request)
 
     async def chat(self, body: ChatBody, request: Request) -> Response:
         self._check(body)
-        reply = ChatReply(body.model, self._tokenizer)
+        reply = ChatReply(body.model, self._tokenizer, scored=bool(body.logprobs))
         return await self._answer(body, await self._admitter.chat(body), reply, request)
 
     async def _answer(self, body: GenerationBody, admission: Admission, reply: Reply, request: Request) -> Response:

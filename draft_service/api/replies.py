@@ -22,8 +22,9 @@ class Reply(ABC):
     object: ClassVar[str]
     chunk_object: ClassVar[str]
 
-    def __init__(self, model: str, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, model: str, tokenizer: Tokenizer, scored: bool) -> None:
+        """`scored`: log-probabilities are asked for, and so are there though an answer has no token with text."""
+        self._tokenizer, self._scored = tokenizer, scored
         self._common: Json = {
             "id": f"{self.id_prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -57,24 +58,24 @@ class ChatReply(Reply):
 
     def choice(self, delta: Delta) -> Json:
         message = {"role": "assistant", "content": delta.text, "refusal": None}
-        return self._choice(delta, message=message)
+        return self._choice(delta, self._scored, message=message)
 
     def chunk_choice(self, delta: Delta) -> Json:
-        return self._choice(delta, delta={"content": delta.text} if delta.text else {})
+        return self._choice(delta, bool(delta.tokens), delta={"content": delta.text} if delta.text else {})
 
     def opening(self, index: int) -> Json:
-        return self._choice(Delta(index, ""), delta={"role": "assistant", "content": ""})
+        return self._choice(Delta(index, ""), False, delta={"role": "assistant", "content": ""})
 
-    def _choice(self, delta: Delta, /, **said: Json) -> Json:
-        logprobs = {"content": [self._scored(scored) for scored in delta.tokens], "refusal": None}
+    def _choice(self, delta: Delta, scored: bool, /, **said: Json) -> Json:
+        logprobs = {"content": [self._score(token) for token in delta.tokens], "refusal": None}
         return {
             "index": delta.index,
             **said,
-            "logprobs": logprobs if delta.tokens else None,
+            "logprobs": logprobs if scored else None,
             "finish_reason": delta.finish,
         }
 
-    def _scored(self, scored: ScoredToken) -> Json:
+    def _score(self, scored: ScoredToken) -> Json:
         top = [self._entry(token, logprob) for token, logprob in scored.logprobs.top]
         return self._entry(scored.token, scored.logprobs.logprob) | {"top_logprobs": top}
 
@@ -87,14 +88,18 @@ class CompletionReply(Reply):
     id_prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
 
     def choice(self, delta: Delta) -> Json:
+        return self._choice(delta, self._scored)
+
+    def chunk_choice(self, delta: Delta) -> Json:
+        return self._choice(delta, bool(delta.tokens))
+
+    def _choice(self, delta: Delta, scored: bool) -> Json:
         return {
             "index": delta.index,
             "text": delta.text,
-            "logprobs": self._columns(delta.tokens) if delta.tokens else None,
+            "logprobs": self._columns(delta.tokens) if scored else None,
             "finish_reason": delta.finish,
         }
-
-    chunk_choice = choice
 
     def _columns(self, tokens: Sequence[ScoredToken]) -> Json:
         return {

@@ -247,3 +247,12 @@ def test_log_probabilities_of_a_chat(http: httpx.Client, engine: ScriptedEngine)
     }
     (choice,) = post(http, CHAT)["choices"]
     assert choice["logprobs"] is None
+
+
+def test_log_probabilities_of_no_text_are_an_empty_list(http: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.say("")
+    (choice,) = post(http, CHAT, logprobs=True)["choices"]
+    assert choice["logprobs"] == {"content": [], "refusal": None}
+    (choice,) = post(http, COMPLETIONS, logprobs=0)["choices"]
+    assert choice["logprobs"] == {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    assert all(each["choices"][0]["logprobs"] is None for each in stream(http, COMPLETIONS, logprobs=0))
