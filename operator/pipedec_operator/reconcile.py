@@ -141,7 +141,8 @@ class Reconciler:
     ) -> tuple[list[str], ClusterError | None]:
         """Does what is planned, and keeps `live` true to it. Gives what the API server would not take, for people; and
         the error, named after its object, that it ended at and that may pass."""
-        refused, kinds = [], {(kind.kind, kind.api_version): kind for kind in names.CHILDREN}
+        refused: list[str] = []
+        kinds = {(kind.kind, kind.api_version): kind for kind in names.CHILDREN}
         for action in actions:
             kind, identity = kinds[action.child["kind"], action.child["apiVersion"]], key(action.child)
             try:

@@ -188,7 +188,7 @@ def test_volumes_of_the_user_come_beside_ours(role: str, name: str) -> None:
 
 
 def test_a_claim_that_holds_the_model_and_the_cache_is_one_volume() -> None:
-    shared = {"model": {"uri": "pvc://models/large"}, "modelCache": {"claimName": "models"}}
+    shared: dict[str, Any] = {"model": {"uri": "pvc://models/large"}, "modelCache": {"claimName": "models"}}
     for name in ("lion-0-draft", "lion-0-stage-0"):
         pod = children(**shared)[f"Deployment/{name}"]["spec"]["template"]["spec"]
         sources = [each["persistentVolumeClaim"] for each in pod["volumes"] if "persistentVolumeClaim" in each]
