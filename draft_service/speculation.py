@@ -1,7 +1,7 @@
 """The draft model as the head has it: a helper that may fail, be slow, and come back.
 
-Decoding never waits for it. When it fails, or does not answer in time, the scheduler goes on without predictions; when
-it answers again, or after a while has been reset, predictions come back.
+Decoding never waits for it. When it fails, or does not answer in time, the scheduler goes on without it, under policy
+adaptive with what the text repeats; when it answers again, or after a while has been reset, its predictions come back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 class Speculation:
     """Runs `draft` for `scheduler`. Belongs to the head's thread, into which `note` brings what the draft's answers
-    do. `degraded` says why there are no predictions; empty while there are."""
+    do. `degraded` says why the draft model makes no predictions; empty while it does."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Speculation:
 
     def _lose(self, reason: str, error: Exception | None = None) -> None:
         _log.error(
-            "draft degraded: decoding goes on without speculation",
+            "draft degraded: decoding goes on without the draft model",
             extra=fields(epoch=self._scheduler.epoch, reason=reason),
             exc_info=error,
         )

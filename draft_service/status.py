@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class HeadStatus:
     """Where the pipeline stands; replaced as a whole, so that any thread may read it.
 
-    `reason` says why it is not ready, `degraded` why it decodes without speculation; empty when it is and does.
+    `reason` says why it is not ready, `degraded` why it decodes without the draft model asked for; empty
+    when it is, and does not.
     `missing`: the stages that are not there.
     """
 

@@ -93,7 +93,8 @@ SPEED = (
         "5m",
         f"{LATELY.sum('pipedec_head_degraded', operator='max')} == 1",
         f"{WHO} decodes without its draft model",
-        "The draft model failed or is too slow. Answers are the same, at the speed of plain pipeline parallelism.",
+        "The draft model failed or is too slow. Answers are the same, but come more slowly: policy adaptive goes on "
+        "with what the text repeats, any other at the speed of plain pipeline parallelism.",
     ),
     Alert(
         "PipeDecLowAcceptance",

@@ -83,7 +83,7 @@ class View:
             which = f"stage {', '.join(map(str, frame['missing']))} is lost: " if frame["missing"] else ""
             return line.append(f"{which}{frame['reason']}", style="bold red")
         if frame["degraded"]:
-            return line.append(f"without predictions: {frame['degraded']}", style="yellow")
+            return line.append(f"without the draft model: {frame['degraded']}", style="yellow")
         return line.append(f"answering {frame['running']}" if frame["running"] else "ready, idle", style="green")
 
     def _speeds(self, width: int) -> Iterator[Text]:

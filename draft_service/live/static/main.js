@@ -69,7 +69,7 @@ function outages() {
 
 function statusOf({ ready, running, degraded, missing }) {
   if (!ready) return missing.length ? ["lost", `stage ${missing.join(", ")} lost`] : ["lost", "forming"];
-  if (degraded) return ["working", `without predictions: ${degraded}`];
+  if (degraded) return ["working", `without the draft model: ${degraded}`];
   return running ? ["working", running === 1 ? "answering one request" : `answering ${running} requests`] : ["idle", "ready, idle"];
 }
 
