@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipedec.errors import ProtocolError
-from pipedec.wire.messages import Batch, Close, Commit, Open, Poison, Prefill, tree_slots
+from pipedec.wire.messages import Batch, Close, Commit, Open, Poison, Prefill, Rows, tree_slots
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -181,29 +181,68 @@ def _prefill_part(op: Prefill, first_row: int) -> _Part:
 
 
 def _tree_parts(batch: Batch, first_row: int, alive: Bools) -> list[tuple[int, _Part]]:
-    rows = batch.rows
-    owner_of_entry = np.repeat(np.arange(len(rows)), np.diff(rows.ancestor_offsets))
+    """One part for each request, in one pass over all: a loop over requests would be most of a step's own time."""
+    rows, present = batch.rows, np.flatnonzero(alive)
+    if not len(present):
+        return []
+    if (rows.request == rows.request[present[0]]).all():
+        return [(int(rows.request[present[0]]), _lone_part(rows, first_row, present))]
+    requests, group = np.unique(rows.request[present], return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    index, group = present[order], group[order]  # rows, request by request
+    starts = np.searchsorted(group, np.arange(len(requests) + 1))
+    slots = rows.slot[index].astype(np.int64)
+
+    # Who sees which slot, as pairs; of each request those it sees at all, ascending, are its columns.
+    place = np.full(len(rows), -1)
+    place[index] = np.arange(len(index))
+    seer = np.repeat(place, np.diff(rows.ancestor_offsets))
+    seen = rows.ancestor_slots[seer >= 0].astype(np.int64)
+    seer = np.concatenate([np.arange(len(index)), seer[seer >= 0]])
+    seen = np.concatenate([slots, seen])
+    stride = int(seen.max()) + 1
+    keys, column = np.unique(group[seer] * stride + seen, return_inverse=True)
+    extra, columns = keys % stride, np.searchsorted(keys, np.arange(len(requests) + 1) * stride)
+    widths = np.diff(columns)
+    ends = np.cumsum(np.diff(starts) * widths)
+    owner = group[seer]
+    visible = np.zeros(int(ends[-1]), np.bool_)
+    begins = ends - np.diff(starts) * widths
+    visible[begins[owner] + (seer - starts[owner]) * widths[owner] + column - columns[owner]] = True
+
+    positions = rows.position[index].astype(np.int64)
     parts = []
-    for request in dict.fromkeys(rows.request[alive].tolist()):
-        mine = alive & (rows.request == request)
-        index = np.flatnonzero(mine)
-        slots = rows.slot[index].astype(np.int64)
-        entries = mine[owner_of_entry]
-        extra, column = np.unique(
-            np.concatenate([slots, rows.ancestor_slots[entries].astype(np.int64)]), return_inverse=True
+    for number, request in enumerate(requests.tolist()):
+        mine, own = slice(starts[number], starts[number + 1]), slice(columns[number], columns[number + 1])
+        matrix = visible[begins[number] : ends[number]].reshape(-1, widths[number])
+        prefix = np.zeros(starts[number + 1] - starts[number], np.int64)
+        parts.append(
+            (request, _Part(first_row + index[mine], positions[mine], slots[mine], prefix, extra[own], matrix))
         )
-        local = np.cumsum(mine) - 1
-        visible = np.zeros((len(index), len(extra)), np.bool_)
-        visible[np.concatenate([np.arange(len(index)), local[owner_of_entry[entries]]]), column] = True
-        positions = rows.position[index].astype(np.int64)
-        part = _Part(first_row + index, positions, slots, np.zeros_like(positions), extra, visible)
-        parts.append((request, part))
     return parts
+
+
+def _lone_part(rows: Rows, first_row: int, index: Ints) -> _Part:
+    """The same where all rows are of one request, which is when a step should take the least."""
+    slots, count = rows.slot[index].astype(np.int64), len(index)
+    place = np.full(len(rows), -1)
+    place[index] = np.arange(count)
+    seer = np.repeat(place, np.diff(rows.ancestor_offsets))
+    seen = np.concatenate([slots, rows.ancestor_slots[seer >= 0]])
+    extra, column = np.unique(seen, return_inverse=True)
+    visible = np.zeros((count, len(extra)), np.bool_)
+    visible[np.concatenate([np.arange(count), seer[seer >= 0]]), column] = True
+    positions = rows.position[index].astype(np.int64)
+    return _Part(first_row + index, positions, slots, np.zeros(count, np.int64), extra, visible)
 
 
 def _merge(sequence: _Sequence, parts: list[_Part]) -> Context:
     """One context of all parts; only the last can be a tree part, and only that has extra slots."""
-    tree = parts[-1]
+    tree, committed = parts[-1], sequence.slots[: sequence.length].copy()
+    if len(parts) == 1:
+        return Context(
+            sequence.owner, tree.rows, tree.positions, tree.slots, committed, tree.prefix, tree.extra, tree.visible
+        )
     visible = np.zeros((sum(len(part.rows) for part in parts), len(tree.extra)), np.bool_)
     visible[len(visible) - len(tree.rows) :] = tree.visible
     return Context(
@@ -211,7 +250,7 @@ def _merge(sequence: _Sequence, parts: list[_Part]) -> Context:
         rows=np.concatenate([part.rows for part in parts]),
         positions=np.concatenate([part.positions for part in parts]),
         slots=np.concatenate([part.slots for part in parts]),
-        committed=sequence.slots[: sequence.length].copy(),
+        committed=committed,
         prefix=np.concatenate([part.prefix for part in parts]),
         extra=tree.extra,
         visible=visible,
