@@ -95,7 +95,11 @@ class Reconciler:
             seen = Observation(raw, None, found, self._clock(), invalid=str(error))
             return Outcome(self._report(seen), pods=pods)
         try:
-            desired, obstacles = self._desired(resource, raw, setting)
+            desired = self._desired(resource, raw, setting)
+        except keyring.NotOursError as error:  # no keys can be had now; what runs has its own
+            found = components(observed, observed, pods, reports=self._reports)
+            seen = Observation(raw, resource, found, self._clock(), obstacles=(str(error),))
+            return Outcome(self._report(seen), again=True, pods=pods)
         except ClusterError as error:
             found = components(observed, observed, pods, reports=self._reports)
             self._report_fault(error, Observation(raw, resource, found, self._clock()))
@@ -106,7 +110,7 @@ class Reconciler:
         useful = [each for each in planned.actions if not self._in_vain(each, live)]
         turns = in_turn(useful, observed, pods, self._clock())
         refused, fault = self._execute(turns.now, live, raw["metadata"]["uid"])
-        obstacles = (*obstacles, *planned.obstacles)
+        obstacles = planned.obstacles
         found = components(desired, live.values(), pods, turns.waiting, self._reports)
         seen = Observation(raw, resource, found, self._clock(), refused="; ".join(refused), obstacles=obstacles)
         if fault is not None:
@@ -124,17 +128,12 @@ class Reconciler:
                 self.look_again()
             raise
 
-    def _desired(
-        self, resource: PipeDecDeployment, raw: Object, setting: Setting
-    ) -> tuple[list[Object], tuple[str, ...]]:
-        """All children; and none, but an obstacle, while there can be no keys."""
+    def _desired(self, resource: PipeDecDeployment, raw: Object, setting: Setting) -> list[Object]:
+        """All children. Raises `NotOursError` while there can be no keys."""
         owned_by = Owner(raw["metadata"]["namespace"], raw["metadata"]["uid"])
         fresh = manifests.keys_secret(resource, owned_by, setting, keyring.new_keys())
-        try:
-            secret = keyring.ensure(self._cluster, fresh)
-        except keyring.NotOursError as error:
-            return [], (str(error),)
-        return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret)), ()
+        secret = keyring.ensure(self._cluster, fresh)
+        return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret))
 
     def _execute(
         self, actions: Sequence[Action], live: dict[tuple[str, str], Object], uid: str

@@ -203,7 +203,7 @@ def _degraded(seen: Observation) -> Verdict:
 def _degraded_drafts(seen: Observation) -> Verdict:
     told = [f"{each.name}: {why}" for each in seen.drafts if (why := _without_draft(each, seen))]
     if told:
-        return TRUE, "DraftUnavailable", f"decodes without predictions: {'; '.join(told)}"
+        return TRUE, "DraftUnavailable", f"decodes without the draft model: {'; '.join(told)}"
     return FALSE, "AsExpected", "no pod needs attention"
 
 

@@ -144,6 +144,24 @@ def test_a_controllers_note_on_a_rewritten_deployment_does_not_have_it_applied_a
     assert store.applied == []
 
 
+def test_keys_that_are_about_to_go_take_nothing_else_with_them() -> None:
+    store = Store()
+    step = operator(store)
+    store.ask()
+    step()
+    before = set(store.objects)
+    ((_, secret),) = [key for key in store.objects if key[0] == names.SECRET.kind]
+    store.objects[names.SECRET.kind, secret]["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
+    store.applied.clear()
+    assert step().again
+    assert before <= store.objects.keys()
+    assert store.applied == []
+    assert store.ready()["status"] == "False"
+    del store.objects[names.SECRET.kind, secret]["metadata"]["deletionTimestamp"]
+    assert not step().again
+    assert store.ready()["status"] == "True"
+
+
 class Failing:
     """An admission webhook that cannot be reached, in other words every time."""
 
