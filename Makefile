@@ -30,7 +30,7 @@ lint: install  ## style, types and import contracts
 	$(BIN)/lint-imports
 
 unit: install
-	$(BIN)/pytest -m "not e2e"
+	$(BIN)/pytest -m "not e2e" --durations=20
 
 e2e: install  ## on a cluster: images, chart, a completion from inside; needs KUBECONFIG, kubectl and helm
 	$(BIN)/pytest -m e2e
