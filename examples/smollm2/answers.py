@@ -1,6 +1,6 @@
 """The target's own answers, sampled in large batches, with its distribution at every token: what a draft learns from.
 
-Half of the questions are made by `prompts.py`; the other half the target imagines itself: after the opening of a user's
+Most questions are made by `prompts.py`; up to a quarter the target imagines itself: after the opening of a user's
 turn, an instruction-tuned model goes on with a question of its own (Xu et al., Magpie, arXiv 2406.08464).
 """
 
