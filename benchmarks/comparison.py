@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.drafts import DraftSource
@@ -92,7 +93,8 @@ class Runner:
 
     def __init__(self, scene: Scene, processes: int | None, progress: Callable[[int, int], None]) -> None:
         self._scene, self._progress = scene, progress
-        self._pool = ProcessPoolExecutor(processes or os.cpu_count())
+        # Not forked: a child of a process whose PyTorch has threads waits for theirs for ever.
+        self._pool = ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn"))
 
     def __enter__(self) -> Runner:
         return self

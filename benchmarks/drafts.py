@@ -1,21 +1,21 @@
-"""Where a benchmark's draft comes from, as `--draft` says it."""
+"""Where a benchmark's draft comes from, as `--draft` says it.
+
+Real drafts are replayed as the target is: on every answer's path, and one token off it, a draft is run once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from benchmarks.emulated import EmulatedDraft, agreement, noise_level
-from benchmarks.local import build_drafter
-from benchmarks.recording import Transcript
-from draft_service.drafter import Drafter, Proposer
+from benchmarks.recording import Recorder, Transcript, load, save
+from benchmarks.replayed_draft import ReplayedDraft, agreement, noise_level
+from draft_service.drafter import Proposer
 from pipedec.config import model_cache
 from pipedec.errors import PipeDecError
 from pipedec.models import resolve
-
-DRAFT_SLOTS = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class DraftSource:
     text: str
     target: Path
     level: float = 0.0  # of the noise, of an emulated draft
+    record: Path | None = None  # of a real draft
 
     @property
     def emulated(self) -> bool:
@@ -42,27 +43,46 @@ class DraftSource:
         except ValueError as error:
             raise PipeDecError(f"--draft {self.text}: {value!r} is not a number") from error
 
-    def set_for(self, transcripts: Sequence[Transcript]) -> DraftSource:
-        """With the noise that gives an emulated draft its agreement on these transcripts."""
-        if not self.emulated:
+    def set_for(self, transcripts: Sequence[Transcript], folder: Path | None = None) -> DraftSource:
+        """Ready to be built for some of these transcripts: with the noise that gives an emulated draft its agreement,
+        or with what a real one makes of them, recorded in `folder`, which must stay while it is used."""
+        if self.emulated:
+            return replace(self, level=noise_level(transcripts, self._number(float)))
+        if self.text == "none":
             return self
-        return DraftSource(self.text, self.target, noise_level(transcripts, self._number(float)))
+        assert folder is not None, "a real draft is recorded"
+        recorder = self._recorder()
+        own = [replace(t, on=on, off=off) for t in transcripts for on, off in [recorder.logits(t.prompt, t.answer)]]
+        save(record := folder / "draft.npz", own, {})
+        return replace(self, record=record)
+
+    def _recorder(self) -> Recorder:
+        if self.text.startswith("layers:"):
+            return Recorder(self.target, layers=int(self._number(int)))
+        uri = self.text if "://" in self.text else f"file://{Path(self.text).resolve()}"
+        return Recorder(resolve(uri, model_cache()), ends=self.target)
 
     def agreements(self, transcripts: Sequence[Transcript]) -> dict[int, float] | None:
-        """Share of positions at which the target's choice is among the first 1, 4, 8, 16; of emulated drafts."""
-        return {top: agreement(transcripts, self.level, top) for top in (1, 4, 8, 16)} if self.emulated else None
+        """Share of positions at which the target's choice is among the first 1, 4, 8, 16; None without a draft."""
+        if self.text == "none":
+            return None
+        return {top: agreement(self._drafted(transcripts), self.level, top) for top in (1, 4, 8, 16)}
 
     def build(self, transcripts: Sequence[Transcript], children: int) -> Proposer | None:
         if self.text == "none":
             return None
-        if self.emulated:
-            return EmulatedDraft(transcripts, self.level, children)
-        return _build_real(self, children)
+        return ReplayedDraft(self._drafted(transcripts), self.level, children)
+
+    def _drafted(self, transcripts: Sequence[Transcript]) -> Sequence[Transcript]:
+        """The transcripts with the logits that the draft's proposals come from."""
+        if self.record is None:
+            return transcripts
+        own = _own(self.record)
+        return [own[transcript.prompt] for transcript in transcripts]
 
 
 @cache
-def _build_real(source: DraftSource, children: int) -> Drafter:
-    if source.text.startswith("layers:"):
-        return build_drafter(source.target, DRAFT_SLOTS, layers=int(source._number(int)), children=children)
-    uri = source.text if "://" in source.text else f"file://{Path(source.text).resolve()}"
-    return build_drafter(resolve(uri, model_cache()), DRAFT_SLOTS, children=children)
+def _own(record: Path) -> dict[tuple[int, ...], Transcript]:
+    transcripts = load(record)
+    assert transcripts is not None, "the record was written before"
+    return {transcript.prompt: transcript for transcript in transcripts}

@@ -1,8 +1,9 @@
-"""What a target says to each prompt, computed once: its greedy tokens, and its distributions for emulated drafts.
+"""What a target says to each prompt, computed once: its greedy tokens, and what a draft makes of them.
 
 A greedy target is a function of its prefix, so its answer need not be computed again for every policy and number of
 stages that are compared. For each decided token are kept: the likeliest `TOP` logits on the answer's own path (*on*),
-and those after one other token, drawn from the target's distribution in place of the answer's (*off*).
+and those after one other token, drawn from the same model's distribution in place of the answer's (*off*). They are
+the target's, for emulated drafts, or a real draft's.
 """
 
 from __future__ import annotations
@@ -83,11 +84,14 @@ def load_prompts(source: str | Path) -> list[Prompt]:
 
 
 class Recorder:
-    """A target in this process that answers prompts, and says what it thought."""
+    """A model in this process that answers prompts, and says what it thinks. `layers`: its first ones alone; `ends`: of
+    which model the embedding and head are that it lacks itself."""
 
-    def __init__(self, path: Path, end_tokens: Iterable[int] = (), dtype: torch.dtype = torch.float32) -> None:
-        layers = model_shape(path).num_layers
-        model = SpanModel.load(path, (0, layers), dtype=dtype, first=True, last=True)
+    def __init__(
+        self, path: Path, end_tokens: Iterable[int] = (), *, layers: int | None = None, ends: Path | None = None
+    ) -> None:
+        span = (0, layers or model_shape(path).num_layers)
+        model = SpanModel.load(path, span, dtype=torch.float32, first=True, last=True, ends=ends)
         self._executor = SpanExecutor(model, SLOTS)
         self._end_tokens = frozenset(end_tokens)
 
@@ -102,7 +106,7 @@ class Recorder:
         for start in range(0, len(prompts), TOGETHER):
             group = prompts[start : start + TOGETHER]
             for (prompt, tokens), answer in zip(group, self._answers([t for _, t in group], max_tokens), strict=True):
-                on, off = self._logits(tokens, answer)
+                on, off = self.logits(tokens, answer)
                 transcripts.append(Transcript(prompt.kind, prompt.split, tokens, tuple(answer), on, off))
                 progress(len(transcripts))
         return transcripts
@@ -115,11 +119,11 @@ class Recorder:
         return [generated[index].tokens for index in load]
 
     @torch.inference_mode()
-    def _logits(self, prompt: tuple[int, ...], answer: list[int]) -> tuple[Logits, Logits]:
-        """One batch for the whole answer; a second one for a token aside of each of its own."""
+    def logits(self, prompt: Sequence[int], answer: Sequence[int]) -> tuple[Logits, Logits]:
+        """On and off an answer's path: one batch for the whole answer; a second one for a token aside of each."""
         self._executor.reset()
         certain = len(prompt) - 1
-        ops = (Open(0, SamplingParams(), len(prompt)), Prefill(0, 0, prompt[:-1], tuple(range(certain))))
+        ops = (Open(0, SamplingParams(), len(prompt)), Prefill(0, 0, tuple(prompt[:-1]), tuple(range(certain))))
         path = [prompt[-1], *answer[:-1]]
         slots = range(certain, certain + len(path))
         rows = [Row(0, i, i - 1, t, slots[i], slots[i], tuple(reversed(slots[:i]))) for i, t in enumerate(path)]
@@ -146,7 +150,7 @@ class Recorder:
 
 
 def _draw_aside(on: Logits, answer: Sequence[int]) -> list[int]:
-    """For each position a token other than the answer's, drawn from the target's distribution (seeded)."""
+    """For each position a token other than the answer's, drawn from the model's distribution (seeded)."""
     noise = np.random.default_rng(0).gumbel(size=on.values.shape)
     drawn = np.where(on.tokens == np.array(answer)[:, None], -np.inf, on.values + noise)
     return [int(tokens[best]) for tokens, best in zip(on.tokens, drawn.argmax(-1), strict=True)]

@@ -6,7 +6,8 @@ The target answers every prompt once, for the record; then each policy decodes t
 scheduler and verifier (`benchmarks.replay`), and every token is checked. Times are of decoding, from the first token
 to the last. A draft is `layers:N` (the target's first N layers), a folder or URI of a model, or `emulated:A`: the
 target's own logits with noise, so that its first choice is the target's in a share A of the positions; with `none`
-`adaptive` has the text alone. The width and depth of `static-tree` are tuned for it at each number of stages.
+`adaptive` has the text alone. A real draft is run once on each answer and replayed too (`benchmarks.replayed_draft`).
+The width and depth of `static-tree` are tuned for it at each number of stages.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 from rich.console import Console
@@ -103,28 +105,41 @@ def record(options: argparse.Namespace, target: Path, progress: Progress) -> tup
     return file, transcripts
 
 
-def measure(options: argparse.Namespace, progress: Progress) -> tuple[DraftSource, list[Transcript], list[Result]]:
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was measured: with which draft, how often its first 1, 4, 8, 16 hold the target's token, on how many
+    prompts."""
+
+    draft: str
+    agreement: dict[int, float] | None
+    prompts: int
+    results: list[Result]
+
+
+def measure(options: argparse.Namespace, progress: Progress) -> Comparison:
     """The comparison that the options ask for."""
     target = resolve(options.model, model_cache())
     file, transcripts = record(options, target, progress)
-    draft = DraftSource(options.draft, target).set_for(transcripts)
     curve = read_curve(options.rows_curve) if options.rows_curve else ((64, options.stage_ms),)
     device = Device(curve, options.draft_ms, options.link_ms)
-    scene = Scene(file, model_shape(target).vocab_size, draft, device, options.concurrency)
-    task = progress.add_task("measuring", total=None)
-    with Runner(scene, options.jobs, lambda done, of: progress.update(task, completed=done, total=of)) as runner:
-        results = compare(
-            runner,
-            options.policy,
-            options.stages,
-            [transcript.kind for transcript in transcripts],
-            Tuning(options.width, options.children),
-            options.static_widths,
-            options.concurrency,
-            device.levels_per_step,
-            device.stage_seconds(1),
-        )
-    return draft, transcripts, results
+    with TemporaryDirectory() as folder:
+        draft = DraftSource(options.draft, target).set_for(transcripts, Path(folder))
+        scene = Scene(file, model_shape(target).vocab_size, draft, device, options.concurrency)
+        task = progress.add_task("measuring", total=None)
+        with Runner(scene, options.jobs, lambda done, of: progress.update(task, completed=done, total=of)) as runner:
+            results = compare(
+                runner,
+                options.policy,
+                options.stages,
+                [transcript.kind for transcript in transcripts],
+                Tuning(options.width, options.children),
+                options.static_widths,
+                options.concurrency,
+                device.levels_per_step,
+                device.stage_seconds(1),
+            )
+        agreements = draft.agreements(transcripts)
+    return Comparison(draft.label, agreements, len(transcripts), results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,17 +147,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            draft, transcripts, results = measure(options, progress)
+            found = measure(options, progress)
     except PipeDecError as error:
         raise SystemExit(f"error: {error}") from error
     if options.json:
-        print(json.dumps(_as_json(options, draft, transcripts, results)))
+        print(json.dumps(_as_json(options, found)))
     else:
-        print_results(results, draft.label, draft.agreements(transcripts), console())
+        print_results(found.results, found.draft, found.agreement, console())
     if options.plot:
         from benchmarks.pictures import plot_speedups
 
-        plot_speedups(results, draft.label, options.plot)
+        plot_speedups(found.results, found.draft, options.plot)
     return 0
 
 
@@ -152,13 +167,11 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=PLAIN_WIDTH)
 
 
-def _as_json(
-    options: argparse.Namespace, draft: DraftSource, transcripts: Sequence[Transcript], results: Sequence[Result]
-) -> dict[str, Any]:
+def _as_json(options: argparse.Namespace, found: Comparison) -> dict[str, Any]:
     return {
-        "draft": draft.label,
-        "agreement": draft.agreements(transcripts),
-        "prompts": len(transcripts),
+        "draft": found.draft,
+        "agreement": found.agreement,
+        "prompts": found.prompts,
         "concurrency": options.concurrency,
         "results": [
             {
@@ -177,7 +190,7 @@ def _as_json(
                 "wasted": result.outcome.wasted,
                 "bound_share": result.bound_share,
             }
-            for result in results
+            for result in found.results
         ],
     }
 

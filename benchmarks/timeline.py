@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.drafts import DraftSource
 from benchmarks.measure import Device, simulate
@@ -56,10 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if transcripts is None:
         raise SystemExit(f"error: there is no record {options.record}; run python -m benchmarks.speedup first")
     target = resolve(options.model, model_cache())
-    draft = DraftSource(options.draft, target).set_for(transcripts)
     vocab_size = model_shape(target).vocab_size
     transcript = transcripts[options.prompt]
-    timelines = {policy: trace(policy, transcript, draft, options.stages, vocab_size) for policy in POLICIES}
+    with TemporaryDirectory() as folder:
+        draft = DraftSource(options.draft, target).set_for(transcripts, Path(folder))
+        timelines = {policy: trace(policy, transcript, draft, options.stages, vocab_size) for policy in POLICIES}
     plot_timelines(timelines, options.stages, options.from_ms / 1000, options.for_ms / 1000, draft.label, options.plot)
     return 0
 

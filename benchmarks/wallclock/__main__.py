@@ -84,9 +84,10 @@ def _compare(options: argparse.Namespace, stages: int, policy: PolicyName) -> di
     full = argparse.Namespace(**{**vars(options), "max_tokens": 128})
     with Progress(console=Console(stderr=True), transient=True) as progress:
         record, transcripts = speedup.record(full, target, progress)
-        draft = DraftSource(options.draft, target).set_for(transcripts)
+        draft = DraftSource(options.draft, target)
         if not draft.emulated:
             raise PipeDecError(f"--draft {options.draft}: write emulated:A; other drafts run at their own speed")
+        draft = draft.set_for(transcripts)
         chosen = prompts_of_each_kind([transcript.kind for transcript in transcripts], options.number)
         device = Device(((64, options.stage_ms),), options.draft_ms, options.link_ms)
         tuning = Tuning(options.width, options.children, options.depth)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from benchmarks.emulated import EmulatedDraft
+from benchmarks.replayed_draft import ReplayedDraft
 from benchmarks.wallclock.scene import Scene, hold
 from draft_service.__main__ import run
 from draft_service.assembly import load_models
@@ -37,7 +37,7 @@ def main() -> None:
     configure_draft(config)
     models = load_models(config)
     if models.draft is not None:
-        emulated = EmulatedDraft(scene.served(), scene.noise, scene.children)
+        emulated = ReplayedDraft(scene.served(), scene.noise, scene.children)
         models = replace(models, draft=HeldDraft(emulated, scene.device.draft_seconds))
     gc.freeze()
     asyncio.run(run(config, models))

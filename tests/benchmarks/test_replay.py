@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.emulated import EmulatedDraft, agreement, noise_level, noisy
+from benchmarks.drafts import DraftSource
 from benchmarks.local import build_drafter, build_stages
 from benchmarks.measure import Device, Outcome, run, simulate
 from benchmarks.recording import TOP, Prompt, Recorder, Transcript, load, save
+from benchmarks.replayed_draft import ReplayedDraft, agreement, noise_level, noisy
 from benchmarks.simulation import Simulation
 from draft_service.drafter import Proposer
 from draft_service.generation import GenerationRequest
@@ -65,11 +66,24 @@ def test_an_emulated_draft_off_the_path_is_like_a_real_one(
     """Off the path replay draws distributions from recorded ones; in the other run the target computes them."""
     level = noise_level(transcripts, AGREEMENT)
     full = build_drafter(model, NUM_SLOTS, children=8, adjust=noisy(transcripts, level, TOP))
-    modelled = outcome(policy, transcripts, EmulatedDraft(transcripts, level, 8))
+    modelled = outcome(policy, transcripts, ReplayedDraft(transcripts, level, 8))
     assert modelled.tokens_per_second == pytest.approx(outcome(policy, transcripts, full).tokens_per_second, rel=0.12)
 
 
-def outcome(policy: PolicyName, transcripts: Sequence[Transcript], draft: Proposer) -> Outcome:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_real_draft_in_replay_is_like_one_that_runs(
+    model: Path, transcripts: list[Transcript], policy: PolicyName, tmp_path: Path
+) -> None:
+    replayed = DraftSource("layers:2", model).set_for(transcripts, tmp_path)
+    running = build_drafter(model, NUM_SLOTS, layers=2, children=8)
+    modelled = outcome(policy, transcripts, replayed.build(transcripts, 8))
+    assert modelled.tokens_per_second == pytest.approx(outcome(policy, transcripts, running).tokens_per_second, rel=0.1)
+    shares = replayed.agreements(transcripts)
+    assert shares is not None
+    assert 0 < shares[1] < shares[16] <= 1
+
+
+def outcome(policy: PolicyName, transcripts: Sequence[Transcript], draft: Proposer | None) -> Outcome:
     rule = make_policy(policy, width=8, children=8, depth=3)
     return run(transcripts, rule, draft, 4, Device(), VOCABULARY, slots=NUM_SLOTS)
 

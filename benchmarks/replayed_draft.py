@@ -1,12 +1,12 @@
-"""A draft of chosen quality: the target's own logits plus seeded noise. For studying policies; always labelled so.
+"""A draft in replay: what was recorded stands for running it. Also one of chosen quality, to study policies with.
 
-The level of the noise is set so that the draft's first choice is the target's in a given share of the recorded
-positions. Noise belongs to a token after a prefix: it does not depend on when, or how often, the draft is asked.
+A node on the answer's path has the recorded logits of its position. A node off the path has those of a random recorded
+position one token off this answer's path: a model of the rest of the text, that matters only as far as such nodes
+compete with those on the path. `tests/benchmarks/test_replay.py` compares it with really running every node.
 
-In replay a node on the answer's path has the recorded logits of its position. A node off the path has those of a
-random recorded position one token off this answer's path (its noise included): a model of the rest of the text, that
-matters only as far as such nodes compete with those on the path. `tests/benchmarks/test_replay.py` compares it with
-really running the target on every node.
+A real draft's own logits are recorded. An **emulated** draft, always labelled so, has the target's plus seeded noise,
+whose level is set so that the draft's first choice is the target's in a given share of the recorded positions. Noise
+belongs to a token after a prefix: it does not depend on when, or how often, the draft is asked.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ class _Tables:
     off: list[Children]
 
 
-class EmulatedDraft:
-    """The draft for replay."""
+class ReplayedDraft:
+    """Proposes what transcripts say, with noise of a level: those of the target, or a draft's own and no noise."""
 
     def __init__(self, transcripts: Sequence[Transcript], level: float, children: int) -> None:
         self._transcripts = Transcripts(transcripts)
