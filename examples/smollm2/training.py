@@ -23,12 +23,12 @@ import torch
 from examples.smollm2.answers import HELD_OUT, Answer, load
 from examples.smollm2.student import first_student, save_student
 
-WARM_UP, DECAY = 0.02, 0.25  # shares of all tokens
+WARM_UP, DECAY = 0.02, 0.7  # shares of all tokens
 STEP_TOKENS = 4096  # tokens, padding included, that are computed at once
 LEARNT = 16  # likeliest tokens of each distribution that are learnt
 SCALES = tuple(0.8**power for power in range(16))  # of the first norm, to choose from
 STATE = "training.pt"
-MEASURE_EVERY = 400  # updates
+MEASURE_EVERY = 800  # updates
 TOPS = (1, 4, 8, 16)
 
 Agreement = dict[int, float]  # top -> share of the target's tokens that are among the draft's `top` likeliest
@@ -47,7 +47,7 @@ class Training:
     low_precision: bool  # bfloat16, where the device is fast in it
 
     def rate(self, done: int) -> float:
-        """The learning rate after `done` tokens: a short rise, a plateau, a fall to nothing."""
+        """The learning rate after `done` tokens: a short rise, a short plateau, a long fall to nothing."""
         part = done / self.tokens
         return self.learning_rate * max(0.0, min(1.0, (part + 1e-3) / WARM_UP, (1 - part) / DECAY))
 

