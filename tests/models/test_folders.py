@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from pipedec.errors import ModelError
 from pipedec.models import identity, resolve, resolve_config
+
+LAYER = (
+    *(f"self_attn.{part}_proj.weight" for part in "qkvo"),
+    *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+)  # all of a Llama layer; embedding and head are the target's
 
 
 def test_a_folder_is_taken_as_it_is(tiny: Path, tmp_path: Path) -> None:
@@ -26,7 +35,19 @@ def test_a_claim_is_a_mounted_folder(tiny: Path, tmp_path: Path) -> None:
     assert resolve("pvc://weights/tiny", tmp_path / "cache", claims=tmp_path) == tmp_path / "weights" / "tiny"
 
 
-@pytest.mark.parametrize("uri", ["file:///nowhere/model", "pvc://claim/model", "ftp://host/model"])
+def test_the_bundled_draft_is_a_draft_of_smollm2(tmp_path: Path) -> None:
+    folder = resolve("bundled://smollm2-draft", tmp_path / "cache")
+    config = json.loads((folder / "config.json").read_text())
+    target = {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
+    assert {name: config[name] for name in target} == target
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        names = set(weights.keys())
+    assert names == {"model.norm.weight"} | {f"model.layers.{i}.{rest}" for i in range(4) for rest in LAYER}
+
+
+@pytest.mark.parametrize(
+    "uri", ["file:///nowhere/model", "pvc://claim/model", "ftp://host/model", "bundled://other-draft"]
+)
 def test_what_is_not_there_is_named(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"^{uri}: "):
         resolve(uri, tmp_path, claims=tmp_path)
