@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Literal, Protocol
 
 from pipedec.calibration import Calibration, Proposals
@@ -155,7 +155,8 @@ class AdaptivePolicy:
     """Best first over all depths and all requests, as many predictions per batch as they are worth.
 
     `cost(rows)` is a stage's time for a batch, in any unit. The next likeliest prediction is added as long as it
-    adds more, relative to the tokens already expected of the batch, than it adds to the time. `width` is a limit.
+    adds more, relative to the tokens already expected of the batch, than it adds to the time; or as long as those
+    after it make up for it, where time rises in steps. `width` is a limit.
     """
 
     def __init__(self, width: int | None, children: int, cost: Cost) -> None:
@@ -168,13 +169,33 @@ class AdaptivePolicy:
 
     def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
         expected = float(len(trees))  # tokens: each cursor decides one
-        seconds = self.cost(len(trees))
+        seconds, agreed = self.cost(len(trees)), 0
         for rows, (tree, node) in enumerate(best_first(trees, PredictionTree.best_unsent), len(trees) + 1):
             probability, longer = math.exp(tree.logprob(node)), self.cost(rows)
-            if rows > self.width + len(trees) or probability * seconds < expected * (longer - seconds):
+            if rows > self.width + len(trees):
                 break
+            if rows > agreed and probability * seconds < expected * (longer - seconds):
+                agreed = self._look_ahead(trees, rows - 1, expected)
+                if rows > agreed:
+                    break
             expected, seconds = expected + probability, longer
             yield tree, node
+
+    def _look_ahead(self, trees: Sequence[PredictionTree], rows: int, expected: float) -> int:
+        """The number of rows that gives most tokens per time: the `rows` that there are by now, or more."""
+        most = self.width + len(trees) - rows
+        seconds = self.cost(rows)
+        step = self.cost(rows + 1) - seconds
+        further = takewhile(lambda more: more <= most, (2**power for power in range(1, 10)))
+        if all(self.cost(rows + more) - seconds >= more * step for more in further):
+            return rows  # each row costs as much as the next one, or less: likelier ones did not pay, nor will others
+        left = heapq.merge(*([-tree.logprob(node) for node in tree.likeliest_unsent(most)] for tree in trees))
+        best, best_rate = rows, expected / seconds
+        for more, surprise in enumerate(islice(left, most), rows + 1):
+            expected += math.exp(-surprise)
+            if (rate := expected / self.cost(more)) > best_rate:
+                best, best_rate = more, rate
+        return best
 
     def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
         growing = [tree for tree in trees if tree.num_nodes < MAX_NODES]

@@ -145,6 +145,11 @@ class PredictionTree:
             heapq.heappop(queue)
         return queue[0][2] if queue else None
 
+    def likeliest_unsent(self, count: int) -> list[Node]:
+        """The next `count` live nodes that `best_unsent` would give, were each sent in turn."""
+        left = (entry for entry in self._unsent if entry[2].alive and not entry[2].sent)
+        return [node for _, _, node in heapq.nsmallest(count, left)]
+
     def best_undrafted(self) -> Node | None:
         """The likeliest live node that the draft model has not been given."""
         queue = self._undrafted

@@ -47,6 +47,19 @@ def test_adaptive_sends_what_is_worth_its_time(cost: Callable[[int], float], exp
     assert [token for _, token in send(make_policy("adaptive", cost=cost), tree)] == expected
 
 
+def test_adaptive_takes_a_step_in_time_that_rows_beyond_it_are_worth() -> None:
+    def cost(rows: int) -> float:  # a device with programs for 1, 4 and 8 rows
+        return 1.0 if rows == 1 else 1.7 if rows <= 4 else 2.4
+
+    tree = tree_of((1, 0.5), (2, 0.3))
+    tree.grow(tree.root.children[1], [(4, math.log(0.8)), (5, math.log(0.05))])
+    assert send(make_policy("adaptive", cost=cost), tree) == [(0, 1), (0, 4), (0, 2)], "2.2 tokens in 1.7, not 1 in 1"
+    assert not send(make_policy("adaptive", width=1, cost=cost), tree_of((1, 0.5)))
+    assert not send(make_policy("adaptive", cost=cost), tree_of((1, 0.4), (2, 0.1)))
+    both = tree_of((1, 0.8)), tree_of((3, 0.9))
+    assert send(make_policy("adaptive", cost=lambda rows: cost(rows - 1)), *both) == [(1, 3), (0, 1)]
+
+
 def test_adaptive_drops_hopeless_children() -> None:
     judged = make_policy("adaptive").judge([(1, math.log(0.9)), (2, math.log(0.001))])
     assert [token for token, _ in judged] == [1]
