@@ -66,7 +66,8 @@ class DraftSource:
         """Share of positions at which the target's choice is among the first 1, 4, 8, 16; None without a draft."""
         if self.text == "none":
             return None
-        return {top: agreement(self._drafted(transcripts), self.level, top) for top in (1, 4, 8, 16)}
+        drafted = self._drafted(transcripts)
+        return {top: agreement(drafted, self.level, top) for top in (1, 4, 8, 16)}
 
     def build(self, transcripts: Sequence[Transcript], children: int) -> Proposer | None:
         if self.text == "none":

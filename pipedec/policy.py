@@ -32,6 +32,7 @@ MAX_ROWS = 256  # of one batch of `adaptive`
 DRAFT_ROWS = 64  # of one run of the draft model
 DRAFT_FLOOR = math.log(3e-3)  # nodes less likely than this are not drafted,
 CHILD_FLOOR = math.log(1e-2)  # and children less likely, after their parent, are not kept: they would never be sent
+ROUNDING = 1e-6  # by which times that rise evenly may seem to rise less
 MAX_NODES = 4096  # of one tree, beyond which the draft model rests
 
 
@@ -185,7 +186,7 @@ class AdaptivePolicy:
         """The number of rows that gives most tokens per time: the `rows` that there are by now, or more."""
         most = self.width + len(trees) - rows
         seconds = self.cost(rows)
-        step = self.cost(rows + 1) - seconds
+        step = (self.cost(rows + 1) - seconds) * (1 - ROUNDING)
         further = takewhile(lambda more: more <= most, (2**power for power in range(1, 10)))
         if all(self.cost(rows + more) - seconds >= more * step for more in further):
             return rows  # each row costs as much as the next one, or less: likelier ones did not pay, nor will others
