@@ -13,7 +13,6 @@ from pathlib import Path
 from benchmarks.drafts import DraftSource
 from benchmarks.measure import Device, Outcome, run
 from benchmarks.recording import Transcript, load
-from pipedec.cost import Cost
 from pipedec.policy import Policy, PolicyName, make_policy
 
 STATIC_WIDTHS = (4, 8, 16, 32)
@@ -33,10 +32,16 @@ class Tuning:
     def __str__(self) -> str:
         return f"width {self.width}, children {self.children}, depth {self.depth}"
 
-    def policy(self, name: PolicyName, cost: Cost) -> Policy:
+    def policy(self, name: PolicyName, device: Device) -> Policy:
         """The policy of that name with these settings; the width of `adaptive` is its own choice."""
-        width = self.width if name in ("pipedec", "static-tree") else None
-        return make_policy(name, width=width, children=self.children, depth=self.depth, cost=cost)
+        return make_policy(
+            name,
+            width=self.width if name in ("pipedec", "static-tree") else None,
+            children=self.children,
+            depth=self.depth,
+            cost=device.stage_seconds,
+            draft_cost=device.draft_seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ def _transcripts(record: Path) -> list[Transcript]:
 
 def _run(scene: Scene, job: Job) -> Outcome:
     transcripts = [_transcripts(scene.record)[index] for index in job.prompts]
-    policy = job.tuning.policy(job.policy, scene.device.stage_seconds)
+    policy = job.tuning.policy(job.policy, scene.device)
     draft = scene.draft.build(transcripts, job.tuning.children) if policy.children else None
     return run(transcripts, policy, draft, job.stages, scene.device, scene.vocab_size, scene.concurrency)
 

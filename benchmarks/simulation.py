@@ -180,7 +180,7 @@ class Simulation:
         result = state.worker.step(batch, activation)
         seconds = self.timing.stage(result.rows) if result.rows else 0.0
         state.running = running = _Running(batch, result, self.now, _nodes(batch))
-        if index == 0:  # in time for the next batch to arrive just when this one is done
+        if index == 0 and len(self._stages) > 1:  # in time for the next batch to arrive just when this one is done
             self._at(max(self.timing.link, seconds - self.timing.link), lambda: self._wanted(batch))
         self._at(seconds, lambda: self._finished(index, running))
 
@@ -203,6 +203,7 @@ class Simulation:
 
     def _decided(self, verdict: Verdict | None) -> None:
         assert verdict is not None
+        self.scheduler.on_started(verdict.step)
         for key, event in self.scheduler.on_verdict(verdict):
             generated = self.generated[key]
             generated.tokens.append(event.token)

@@ -138,9 +138,14 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
         first_epoch=int(time.time() * 1000),  # above every epoch of the heads before this one
         num_layers=models.split[-1][1],
     )
-    cost = StepCost()
+    cost, draft_cost = StepCost(), StepCost()
     policy = make_policy(
-        spec.policy, width=speculation.width, children=speculation.children, depth=speculation.depth or 4, cost=cost
+        spec.policy,
+        width=speculation.width,
+        children=speculation.children,
+        depth=speculation.depth or 4,
+        cost=cost,
+        draft_cost=draft_cost,
     )
     limits = Limits(
         stages,
@@ -151,7 +156,7 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
     scheduler = Scheduler(limits, policy)
     if models.draft is None:
         scheduler.lose_draft()
-    head = Head(scheduler, members, Links(transport, control, verdicts), models.draft, cost=cost)
+    head = Head(scheduler, members, Links(transport, control, verdicts), models.draft, cost=cost, draft_cost=draft_cost)
     HeadMetrics(registry, models.resource.served_name, spec.policy, scheduler.counts, head.state)
     return head
 

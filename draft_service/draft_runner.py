@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from draft_service.drafter import Children, Proposer
@@ -12,7 +13,7 @@ from pipedec.wire.messages import Batch
 CLOSE_SECONDS = 10.0
 
 Outcome = Sequence[Children] | Exception
-Done = Callable[[int, Outcome], None]  # (epoch of the batch, proposals or what went wrong), in the runner's thread
+Done = Callable[[Batch, Outcome, float], None]  # (batch, proposals or what went wrong, seconds), in the runner's thread
 
 
 class DraftRunner:
@@ -51,8 +52,9 @@ class DraftRunner:
             self._broken = error
 
     def _propose(self, batch: Batch) -> None:
+        start = time.perf_counter()
         try:
             outcome: Outcome = self._broken or self._draft.propose(batch)
         except Exception as error:  # whatever it is, decoding goes on without speculation; the head says so
             outcome = error
-        self._done(batch.epoch, outcome)
+        self._done(batch, outcome, time.perf_counter() - start)

@@ -66,5 +66,5 @@ class Drafter:
 
     def _likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and log-probabilities [rows, children], likeliest first."""
-        values, tokens = logits.log_softmax(-1).topk(min(self._children, logits.shape[-1]))
-        return tokens, values
+        values, tokens = logits.topk(min(self._children, logits.shape[-1]))
+        return tokens, values - logits.logsumexp(-1, keepdim=True)

@@ -65,6 +65,7 @@ class Head:
         draft: Proposer | None,
         *,
         cost: StepCost | None = None,
+        draft_cost: StepCost | None = None,
         patience: Patience | None = None,
         draft_patience: Patience | None = None,
     ) -> None:
@@ -76,7 +77,7 @@ class Head:
         self._wakeup = Wakeup()
         self._speculation: Speculation | None = None
         if draft is not None:
-            self._speculation = Speculation(draft, scheduler, self._note, draft_patience)
+            self._speculation = Speculation(draft, scheduler, self._note, draft_patience, draft_cost)
         self._transit = Transit(patience or Patience(*PATIENCE_SECONDS), scheduler.counts.round_trip)
         self._sender: DataSender | None = None
         self._poller = Poller(links.control, links.verdicts, self._wakeup)

@@ -14,7 +14,9 @@ from draft_service.draft_runner import DraftRunner, Outcome
 from draft_service.drafter import Proposer
 from draft_service.scheduler import Scheduler
 from draft_service.transit import Patience, Transit
+from pipedec.cost import StepCost, StepTimes
 from pipedec.logs import fields
+from pipedec.wire.messages import Batch
 
 BACKOFF = (1.0, 60.0)  # seconds until a draft model that failed is tried again: at first, and at most
 SETTLED = 60.0  # seconds without a failure, after which the next one counts as the first
@@ -24,7 +26,8 @@ _log = logging.getLogger(__name__)
 
 class Speculation:
     """Runs `draft` for `scheduler`. Belongs to the head's thread, into which `note` brings what the draft's answers
-    do. `degraded` says why the draft model makes no predictions; empty while it does."""
+    do, and `cost` the times of its runs. `degraded` says why the draft model makes no predictions; empty while it does.
+    """
 
     def __init__(
         self,
@@ -32,9 +35,11 @@ class Speculation:
         scheduler: Scheduler,
         note: Callable[[Callable[[], None]], None],
         patience: Patience | None = None,
+        cost: StepCost | None = None,
     ) -> None:
         self._scheduler = scheduler
-        self._runner = DraftRunner(draft, lambda epoch, outcome: note(lambda: self._take(epoch, outcome)))
+        self._runner = DraftRunner(draft, lambda *done: note(lambda: self._take(*done)))
+        self._times, self._cost = StepTimes(), cost
         self._transit = Transit(patience or Patience(floor=3.0, first=30.0), scheduler.counts.draft_seconds)
         self._asked = self._answered = 0
         self._backoff = BACKOFF[0]
@@ -68,7 +73,7 @@ class Speculation:
         """End the draft model's thread, after the run in progress."""
         self._runner.close()
 
-    def _take(self, epoch: int, outcome: Outcome) -> None:
+    def _take(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
         now = time.monotonic()
         self._transit.answered(self._answered, now)
         self._answered += 1
@@ -81,7 +86,14 @@ class Speculation:
         elif self.degraded and self._restore_at is None:  # late, and so of no use; but it is there
             self._restore_at = now
         else:
-            self._scheduler.on_proposals(epoch, outcome)
+            self._learn(batch, seconds)
+            self._scheduler.on_proposals(batch.epoch, outcome)
+
+    def _learn(self, batch: Batch, seconds: float) -> None:
+        """Rows of a prompt take less time than others: they are not ranked."""
+        if self._cost is not None and not batch.num_prefill:
+            self._times.add(batch.num_rows, seconds)
+            self._cost.observe(0, self._times.snapshot())
 
     def _lose(self, reason: str, error: Exception | None = None) -> None:
         _log.error(

@@ -157,11 +157,12 @@ class AdaptivePolicy:
 
     `cost(rows)` is a stage's time for a batch, in any unit. The next likeliest prediction is added as long as it
     adds more, relative to the tokens already expected of the batch, than it adds to the time; or as long as those
-    after it make up for it, where time rises in steps. `width` is a limit.
+    after it make up for it, where time rises in steps. `width` is a limit. `draft_cost(rows)` is the draft model's
+    time, and rules its runs in the same way: where rows cost it time, it drafts few of them and soon goes deeper.
     """
 
-    def __init__(self, width: int | None, children: int, cost: Cost) -> None:
-        self.width, self.children, self.cost = width or MAX_ROWS, children, cost
+    def __init__(self, width: int | None, children: int, cost: Cost, draft_cost: Cost) -> None:
+        self.width, self.children, self.cost, self.draft_cost = width or MAX_ROWS, children, cost, draft_cost
         self._calibration = Calibration()
         self._match_rates = MatchRates()
 
@@ -200,9 +201,13 @@ class AdaptivePolicy:
 
     def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
         growing = [tree for tree in trees if tree.num_nodes < MAX_NODES]
-        for tree, node in islice(best_first(growing, PredictionTree.best_undrafted), DRAFT_ROWS):
-            if tree.logprob(node) < DRAFT_FLOOR:
+        expected = seconds = 0.0  # how many of these nodes become cursors, and the time for them
+        likeliest = best_first(growing, PredictionTree.best_undrafted)
+        for rows, (tree, node) in enumerate(islice(likeliest, DRAFT_ROWS), 1):
+            logprob, longer = tree.logprob(node), self.draft_cost(rows)
+            if logprob < DRAFT_FLOOR or (rows > 1 and math.exp(logprob) * seconds < expected * (longer - seconds)):
                 break
+            expected, seconds = expected + math.exp(logprob), longer
             yield tree, node
 
     def judge(self, proposals: Proposals) -> Proposals:
@@ -255,10 +260,17 @@ def _rank(node: Node) -> tuple[float, int]:
 
 
 def make_policy(
-    name: PolicyName, *, width: int | None = None, children: int = 16, depth: int = 4, cost: Cost = flat_cost
+    name: PolicyName,
+    *,
+    width: int | None = None,
+    children: int = 16,
+    depth: int = 4,
+    cost: Cost = flat_cost,
+    draft_cost: Cost = flat_cost,
 ) -> Policy:
     """The policy of that name. `width`: predictions per level (by default 32), of `adaptive` at most per batch (by
-    default as many as pay by `cost`); `children`: proposals per node; `depth`: levels of a static tree."""
+    default as many as pay by `cost`, a stage's and the draft's own); `children`: proposals per node; `depth`: levels of
+    a static tree."""
     match name:
         case "none":
             return NonePolicy()
@@ -267,4 +279,4 @@ def make_policy(
         case "pipedec":
             return PipeDecPolicy(width or WIDTH, children)
         case "adaptive":
-            return AdaptivePolicy(width, children, cost)
+            return AdaptivePolicy(width, children, cost, draft_cost)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from pipedec.cost import StepTimes
 from pipedec.errors import ProtocolError
 from pipedec.health import Health
 from pipedec.logs import fields
@@ -26,7 +27,6 @@ from pipedec.wire.sockets import ControlClient, DataReceiver, DataSender, Poller
 from pipedec.wire.wakeup import Wakeup
 from stage_service.accounts import TimeByState, UsefulRows
 from stage_service.session import Session
-from stage_service.timing import StepTimes
 
 WANT_AT = 0.75  # of a step's layers: the next batch is composed as late as it can be and still arrive in time
 
@@ -222,11 +222,13 @@ class StageLoop:
             self._want_more()
 
     def _want_more(self) -> None:
-        """Stage 0 tells the head, once per step, that it will soon have nothing to do."""
+        """Stage 0 tells the head, once per step, that it will soon have nothing to do. An only stage says so by its
+        verdict: the batch after it is worth waiting for what it decides."""
         session, step = self._session, self._next_step - 1
-        if session.register.stage == 0 and self._wanted != (session.epoch, step):
-            self._wanted = (session.epoch, step)
-            self._control.send(Started(session.epoch, 0, step))
+        if session.register.stage or session.register.stages == 1 or self._wanted == (session.epoch, step):
+            return
+        self._wanted = (session.epoch, step)
+        self._control.send(Started(session.epoch, 0, step))
 
     def _pass_on(self, header: bytes, result: Result) -> bool:
         assert self._sender is not None, "there is a successor in every epoch"

@@ -96,7 +96,7 @@ def _compare(options: argparse.Namespace, stages: int, policy: PolicyName) -> di
             record, chosen, vocabulary, options.max_tokens, draft.level, tuning.children, device, options.compute
         )
         cut = scene.transcripts()
-        rules = tuning.policy(policy, device.stage_seconds)
+        rules = tuning.policy(policy, device)
         proposer = draft.build(cut, tuning.children) if rules.children else None
         simulated = run(cut, rules, proposer, stages, device, vocabulary).tokens_per_second
         task = progress.add_task(f"{policy}, {stages} stages", total=len(chosen))

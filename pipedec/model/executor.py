@@ -16,6 +16,7 @@ from pipedec.model.attention import PoolCache
 from pipedec.model.context import Bools, Context, Contexts, Ints, Limits
 from pipedec.model.execution import Execution
 from pipedec.model.layers import GoesOn, Layers
+from pipedec.model.packed import pack
 from pipedec.model.span import Span
 from pipedec.model.staging import make_staging
 from pipedec.model.static import CudaGraphs, Progress, Record, StaticRows, StaticSpan, plain
@@ -30,7 +31,8 @@ RowFunction = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 class SpanExecutor:
     """A span of layers with its KV pool. Every stage, and the draft, is one of these fed by a stream of batches.
 
-    `execution` says how; None chooses for the device. `progress` is told of the programs that are recorded first.
+    `execution` says how; None chooses for the device. `progress` is told of the programs that are recorded first. On a
+    CPU the span's float32 weights are packed, and the model's own given up.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class SpanExecutor:
         self.execution = execution or Execution.on(model.device)
         self.staging = make_staging(model.device)
         self.pool, self._attention = self.execution.build(model, num_slots)
+        if not self.execution.buckets:
+            pack([*model.layers, model.architecture.lm_head] if model.last else model.layers)
         self._contexts = Contexts(Limits(num_slots, model.vocab_size, model.max_context))
         self._layers = Layers(model, self.execution.fused)
         self._record: Record = CudaGraphs(model.device) if self.execution.graphs else plain

@@ -73,6 +73,29 @@ def test_the_papers_policy_extends_the_newest_level() -> None:
     assert send(policy, tree) == [(0, 3)], "not the likelier sibling of the level before"
 
 
+@pytest.mark.parametrize(
+    ("draft_cost", "expected"),
+    [
+        (lambda rows: 1.0, [[1, 2, 3]]),  # free: everything
+        (lambda rows: 1.0 + 0.3 * (rows - 1), [[1, 2], [3]]),  # 0.1 can wait: what is below 0.6 cannot
+        (lambda rows: float(rows), [[1], [2], [3]]),
+    ],
+)
+def test_adaptive_drafts_few_nodes_at_once_where_they_cost_the_draft_time(
+    draft_cost: Callable[[int], float], expected: list[list[int]]
+) -> None:
+    policy, tree = make_policy("adaptive", draft_cost=draft_cost), tree_of((1, 0.6), (2, 0.3), (3, 0.1))
+    tree.root.drafted = True
+    runs: list[list[int]] = []
+    for _ in expected:
+        runs.append([])
+        for _, node in policy.to_draft([tree]):
+            node.drafted = True
+            runs[-1].append(node.token)
+    assert runs == expected
+    assert not list(policy.to_draft([tree]))
+
+
 def test_adaptive_sends_what_the_text_recalls_without_any_draft() -> None:
     policy, text = make_policy("adaptive"), [1, 2, 3, 4, 9, 1, 2]
     tree = PredictionTree(2, 6)

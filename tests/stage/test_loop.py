@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from pipedec.cost import COLD_STEPS
 from pipedec.errors import ProtocolError
 from pipedec.health import Health
 from pipedec.metrics.stage import StageMetrics
@@ -31,7 +32,6 @@ from pipedec.wire.messages import (
 )
 from pipedec.wire.sockets import INSECURE, Bind, DataSender, Transport, batch_receiver
 from stage_service.loop import StageLoop
-from stage_service.timing import COLD_STEPS
 from stage_service.worker import StageResult
 from tests.head import TestHead
 from tests.logs import logged
@@ -45,6 +45,7 @@ class CountingWorker:
     """Adds one to every number that passes; the last one decides the sum of each row. `events` is what it was told."""
 
     stage: int
+    stages: int
     events: list[object] = field(default_factory=list)
 
     def reset(self, epoch: int, num_slots: int) -> None:
@@ -69,7 +70,7 @@ class CountingWorker:
         if activation is not None:
             values = np.frombuffer(activation.data, dtype=np.int32).reshape(rows, WIDTH)
         values = values + 1
-        if self.stage < STAGES - 1:
+        if self.stage < self.stages - 1:
             return StageResult(rows, activation=Activation(values.data.cast("B"), rows))
         decisions = tuple(Decision(request, (int(row.sum()),)) for request, row in enumerate(values))
         return StageResult(rows, verdict=Verdict(batch.epoch, batch.step, decisions))
@@ -78,12 +79,14 @@ class CountingWorker:
 class Stage:
     """One stage's process, as a thread."""
 
-    def __init__(self, transport: Transport, head_address: str, index: int, incarnation: str) -> None:
-        self.worker, self.registry, self.health = CountingWorker(index), CollectorRegistry(), Health()
+    def __init__(
+        self, transport: Transport, head_address: str, index: int, incarnation: str, stages: int = STAGES
+    ) -> None:
+        self.worker, self.registry, self.health = CountingWorker(index, stages), CollectorRegistry(), Health()
         row_bytes = 4 * WIDTH if index else None
         receiver = batch_receiver(transport, Bind("127.0.0.1"), row_bytes=row_bytes, credits=8)
         span = (index, index + 1)
-        offer = Register(index, STAGES, span, "r1", receiver.address, 64 + index, incarnation, WIDTH, "int32")
+        offer = Register(index, stages, span, "r1", receiver.address, 64 + index, incarnation, WIDTH, "int32")
         metrics = StageMetrics(self.registry, index)
         self.loop = StageLoop(self.worker, offer, transport, receiver, head_address, metrics, self.health)
         self.offer, self.error = offer, None
@@ -166,6 +169,20 @@ def test_the_first_stage_says_when_it_begins_and_all_say_how_far_they_are(pipeli
         assert beat.epoch == epoch
     assert isinstance(beat, Heartbeat)
     assert [rows for rows, seconds in beat.seconds if seconds > 0] == [2]
+
+
+def test_an_only_stage_lets_its_verdict_ask_for_the_next_batch() -> None:
+    with Transport(INSECURE) as transport, closing(TestHead(Transport(INSECURE), 1)) as head:
+        stage = Stage(transport, head.control.address, 0, "a0", stages=1)
+        try:
+            epoch = head.form()
+            head.heard.clear()
+            head.send(*(batch(epoch, step) for step in range(3)))
+            assert [head.verdict().step for _ in range(3)] == [0, 1, 2]
+            until(lambda: head.turn() or any(isinstance(said, Heartbeat) and said.step == 2 for said in head.heard))
+            assert not [said for said in head.heard if isinstance(said, Started)]
+        finally:
+            stage.stop()
 
 
 def test_a_cancellation_is_known_before_the_next_batch(pipeline: Pipeline) -> None:

@@ -1,0 +1,37 @@
+"""Packed weights give what plain ones give."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pipedec.model.packed import pack
+
+
+def layers(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(48, 96, bias=False), nn.Linear(96, 40)).to(dtype).requires_grad_(False)
+
+
+@pytest.mark.parametrize("shape", [(0, 48), (1, 48), (3, 48), (17, 48), (2, 5, 48)], ids=str)
+def test_products_are_those_of_plain_weights(shape: tuple[int, ...]) -> None:
+    plain = layers()
+    pack([packed := copy.deepcopy(plain)])
+    rows = torch.randn(shape)
+    torch.testing.assert_close(packed(rows), plain(rows))
+    across = torch.randn(*reversed(shape)).permute(*reversed(range(len(shape))))
+    torch.testing.assert_close(packed(across), plain(across))
+
+
+def test_plain_weights_are_given_up_once_they_are_packed() -> None:
+    pack([packed := layers()])
+    assert [linear.weight.is_meta for linear in packed] == [True, True]
+    assert [linear.weight.shape for linear in packed] == [(96, 48), (40, 96)]
+
+
+def test_other_types_stay_as_they_are() -> None:
+    pack([half := layers(torch.bfloat16)])
+    assert not any(linear.weight.is_meta for linear in half)
