@@ -10,6 +10,7 @@ Cost = Callable[[int], float]  # rows -> time, in any unit
 
 WEIGHT = 0.2  # of the newest step in the running mean
 COLD_STEPS = 2  # of each bucket, which are slower than all that follow, and are left out
+FORGOTTEN = 2000  # steps without one of its size, after which a bucket's mean is worth nothing
 
 
 def flat_cost(rows: int) -> float:
@@ -18,11 +19,16 @@ def flat_cost(rows: int) -> float:
 
 
 class StepTimes:
-    """Running mean of compute seconds, in buckets: a step of n rows counts for the least power of two >= n."""
+    """Running mean of compute seconds, in buckets: a step of n rows counts for the least power of two >= n.
+
+    Whoever chooses rows by these times avoids what was slow, and would never learn that it was so only once. So a
+    bucket that nobody used for long is forgotten.
+    """
 
     def __init__(self) -> None:
         self._means: dict[int, float] = {}
         self._steps: Counter[int] = Counter()
+        self._newest: dict[int, int] = {}  # bucket -> number of its newest step
 
     def add(self, rows: int, seconds: float) -> None:
         """A step is over. One without rows says nothing."""
@@ -33,6 +39,10 @@ class StepTimes:
         if self._steps[bucket] > COLD_STEPS:
             mean = self._means.get(bucket, seconds)
             self._means[bucket] = mean + WEIGHT * (seconds - mean)
+        self._newest[bucket] = newest = self._steps.total()
+        if newest - min(self._newest.values()) >= FORGOTTEN:
+            self._means.pop(oldest := min(self._newest, key=self._newest.__getitem__), None)
+            del self._newest[oldest]
 
     def snapshot(self) -> tuple[tuple[int, float], ...]:
         """(rows, seconds) of every bucket known, ascending."""

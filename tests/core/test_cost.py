@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipedec.cost import StepCost, flat_cost
+from pipedec.cost import COLD_STEPS, FORGOTTEN, StepCost, StepTimes, flat_cost
 
 TIMES = st.lists(st.tuples(st.integers(1, 512), st.floats(1e-4, 10.0)), max_size=8, unique_by=lambda time: time[0])
 
@@ -34,6 +34,25 @@ def test_what_a_stage_says_replaces_what_it_said() -> None:
     cost.observe(0, [(1, 9.0)])
     cost.observe(0, [(1, 0.5)])
     assert cost(1) == 0.5
+
+
+def test_times_are_means_by_powers_of_two_without_the_first_ones() -> None:
+    times = StepTimes()
+    for seconds in (9.0,) * COLD_STEPS + (1.0, 2.0):
+        times.add(5, seconds)
+    times.add(0, 5.0)
+    assert times.snapshot() == ((8, pytest.approx(1.2)),)
+
+
+def test_a_size_that_was_slow_once_is_tried_again_some_day() -> None:
+    times = StepTimes()
+    for rows in (*(64,) * COLD_STEPS, 64, *(1,) * (FORGOTTEN - 1)):
+        times.add(rows, float(rows))
+    assert times.snapshot() == ((1, 1.0), (64, 64.0))
+    times.add(1, 1.0)
+    assert times.snapshot() == ((1, 1.0),)
+    times.add(64, 2.0)
+    assert times.snapshot() == ((1, 1.0), (64, 2.0)), "it is warm already"
 
 
 @given(
