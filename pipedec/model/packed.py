@@ -17,7 +17,8 @@ _OPERATORS = ("_reorder_linear_weight", "_linear_pointwise")
 
 
 def pack(modules: Iterable[nn.Module]) -> None:
-    """Let every float32 linear layer on a CPU in these modules compute with packed weights; its own are given up."""
+    """Let every float32 linear layer on a CPU in these modules compute with packed weights; its own are given up,
+    but for those that an embedding shares."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not available or not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS):
         return
