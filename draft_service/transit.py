@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from pipedec.cost import bucket
 from pipedec.errors import ProtocolError
 from pipedec.metrics.distribution import Distribution
 
@@ -25,22 +26,22 @@ class Patience:
 
     def learn(self, rows: int, seconds: float) -> None:
         """So many rows were answered after so long. One answer at most doubles the limit: it may have been a fault."""
-        bucket, most = _bucket(rows), 2 * self.limit(rows) / FACTOR
-        self._slowest[bucket] = max(min(seconds, most), FADING * self._slowest.get(bucket, 0.0))
+        size, most = bucket(rows), 2 * self.limit(rows) / FACTOR
+        self._slowest[size] = max(min(seconds, most), FADING * self._slowest.get(size, 0.0))
 
     def run_out(self, rows: int) -> None:
         """So many rows were not answered within the limit: the next time it is twice as long."""
-        self._slowest[_bucket(rows)] = 2 * self.limit(rows) / FACTOR
+        self._slowest[bucket(rows)] = 2 * self.limit(rows) / FACTOR
 
     def limit(self, rows: int) -> float:
         """Seconds. Rows beyond all experience are taken to need in proportion: they never need more."""
         if not self._slowest:
             return self._first
-        bucket, most = _bucket(rows), max(self._slowest)
-        if bucket > most:
-            expected = self._slowest[most] * bucket / most
+        size, most = bucket(rows), max(self._slowest)
+        if size > most:
+            expected = self._slowest[most] * size / most
         else:
-            expected = self._slowest[min(known for known in self._slowest if known >= bucket)]
+            expected = self._slowest[min(known for known in self._slowest if known >= size)]
         return max(self._floor, FACTOR * expected)
 
 
@@ -88,7 +89,3 @@ class Transit:
 
     def _rows(self) -> int:
         return max(rows for _, rows, _ in self._under_way)
-
-
-def _bucket(rows: int) -> int:
-    return 1 << max(0, rows - 1).bit_length()

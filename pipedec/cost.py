@@ -18,6 +18,11 @@ def flat_cost(rows: int) -> float:
     return max(1.0, rows / 64)
 
 
+def bucket(rows: int) -> int:
+    """The least power of two that is no less: batches of about the same size."""
+    return 1 << max(0, rows - 1).bit_length()
+
+
 class StepTimes:
     """Running mean of compute seconds, in buckets: a step of n rows counts for the least power of two >= n.
 
@@ -34,12 +39,12 @@ class StepTimes:
         """A step is over. One without rows says nothing."""
         if not rows:
             return
-        bucket = 1 << (rows - 1).bit_length()
-        self._steps[bucket] += 1
-        if self._steps[bucket] > COLD_STEPS:
-            mean = self._means.get(bucket, seconds)
-            self._means[bucket] = mean + WEIGHT * (seconds - mean)
-        self._newest[bucket] = newest = self._steps.total()
+        size = bucket(rows)
+        self._steps[size] += 1
+        if self._steps[size] > COLD_STEPS:
+            mean = self._means.get(size, seconds)
+            self._means[size] = mean + WEIGHT * (seconds - mean)
+        self._newest[size] = newest = self._steps.total()
         if newest - min(self._newest.values()) >= FORGOTTEN:
             self._means.pop(oldest := min(self._newest, key=self._newest.__getitem__), None)
             del self._newest[oldest]

@@ -30,7 +30,7 @@ Choice = tuple[PredictionTree, Node]
 WIDTH = 32  # of a level, unless said otherwise
 MAX_ROWS = 256  # of one batch of `adaptive`
 DRAFT_ROWS = 64  # of one run of the draft model
-DRAFT_FLOOR = math.log(3e-3)  # nodes less likely than this are not drafted,
+DRAFT_FLOOR = 3e-3  # nodes less likely than this are not drafted,
 CHILD_FLOOR = math.log(1e-2)  # and children less likely, after their parent, are not kept: they would never be sent
 ROUNDING = 1e-6  # by which times that rise evenly may seem to rise less
 MAX_NODES = 4096  # of one tree, beyond which the draft model rests
@@ -176,7 +176,7 @@ class AdaptivePolicy:
             probability, longer = math.exp(tree.logprob(node)), self.cost(rows)
             if rows > self.width + len(trees):
                 break
-            if rows > agreed and probability * seconds < expected * (longer - seconds):
+            if rows > agreed and not _pays(probability, longer - seconds, expected, seconds):
                 agreed = self._look_ahead(trees, rows - 1, expected)
                 if rows > agreed:
                     break
@@ -204,10 +204,10 @@ class AdaptivePolicy:
         expected = seconds = 0.0  # how many of these nodes become cursors, and the time for them
         likeliest = best_first(growing, PredictionTree.best_undrafted)
         for rows, (tree, node) in enumerate(islice(likeliest, DRAFT_ROWS), 1):
-            logprob, longer = tree.logprob(node), self.draft_cost(rows)
-            if logprob < DRAFT_FLOOR or (rows > 1 and math.exp(logprob) * seconds < expected * (longer - seconds)):
+            probability, longer = math.exp(tree.logprob(node)), self.draft_cost(rows)
+            if probability < DRAFT_FLOOR or not _pays(probability, longer - seconds, expected, seconds):
                 break
-            expected, seconds = expected + math.exp(logprob), longer
+            expected, seconds = expected + probability, longer
             yield tree, node
 
     def judge(self, proposals: Proposals) -> Proposals:
@@ -253,6 +253,11 @@ def best_first(trees: Sequence[PredictionTree], peek: Callable[[PredictionTree],
         following = peek(tree)
         if following is not None and following is not node:
             heapq.heappush(heap, (-tree.logprob(following), index, following))
+
+
+def _pays(probability: float, more: float, expected: float, seconds: float) -> bool:
+    """Whether a row adds no less to the tokens `expected`, in proportion, than `more` seconds to the time."""
+    return probability * seconds >= expected * more
 
 
 def _rank(node: Node) -> tuple[float, int]:
