@@ -32,7 +32,7 @@ class SpanExecutor:
     """A span of layers with its KV pool. Every stage, and the draft, is one of these fed by a stream of batches.
 
     `execution` says how; None chooses for the device. `progress` is told of the programs that are recorded first. On a
-    CPU the span's float32 weights are packed, and the model's own given up.
+    CPU the span's weights are packed where they can be, and the model's own given up.
     """
 
     def __init__(

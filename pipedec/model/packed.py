@@ -1,37 +1,47 @@
 """Weights laid out once for a processor's matrix kernels, so that a few rows cost little more than one.
 
-For 2 to 16 rows PyTorch's float32 product on a CPU spends most of its time laying out the weights anew. Of all products
-of SmolLM2, on one thread with AVX2, 1, 2, 4, 8 and 16 rows take 34, 38, 47, 61 and 95 ms with packed weights, and 37,
-63, 69, 91 and 104 without.
+For 2 to 16 rows PyTorch's product on a CPU spends most of its time laying out the weights anew. A step of SmolLM2 on
+one thread, for 1, 4 and 16 rows: with AVX2 in float32 34, 47 and 95 ms with packed weights, 37, 69 and 104 without
+(products alone); with AVX512-BF16 in float32 48, 42 and 69, and 54, 72 and 109; in bfloat16 32, 31 and 47, and 45, 50
+and 68.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import nn
 
 # What PyTorch's own compiler calls for linear layers on a CPU. Not every build has it.
 _OPERATORS = ("_reorder_linear_weight", "_linear_pointwise")
+_HAS_BFLOAT16 = "_is_mkldnn_bf16_supported"
 
 
 def pack(modules: Iterable[nn.Module]) -> None:
-    """Let every float32 linear layer on a CPU in these modules compute with packed weights; its own are given up,
-    but for those that an embedding shares."""
-    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not available or not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS):
-        return
+    """Let every linear layer on a CPU in these modules compute with packed weights, in float32 or, where the processor
+    computes in it, in bfloat16; its own are given up, but for those that an embedding shares."""
+    dtypes = packable_dtypes()
     for module in modules:
         for linear in module.modules():
-            if type(linear) is nn.Linear and _is_packable(linear.weight):
+            if type(linear) is nn.Linear and _is_packable(linear.weight, dtypes):
                 # As an attribute of the instance, not a new module: what others know of the layer stays true.
                 linear.forward = _packed(linear)  # type: ignore[method-assign, assignment]
                 linear.weight = nn.Parameter(linear.weight.to("meta"), requires_grad=False)
 
 
-def _is_packable(weight: torch.Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() > 0
+def packable_dtypes() -> set[torch.dtype]:
+    """What this build of PyTorch can pack weights of, for this processor."""
+    operators = torch.ops.mkldnn
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not available or not all(hasattr(operators, name) for name in _OPERATORS):
+        return set()
+    half = hasattr(operators, _HAS_BFLOAT16) and getattr(operators, _HAS_BFLOAT16)()
+    return {torch.float32, torch.bfloat16} if half else {torch.float32}
+
+
+def _is_packable(weight: torch.Tensor, dtypes: Collection[torch.dtype]) -> bool:
+    return weight.device.type == "cpu" and weight.dtype in dtypes and weight.numel() > 0
 
 
 def _packed(linear: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
