@@ -65,6 +65,7 @@ def main() -> None:
             vocabulary=options.vocabulary,
             seed=options.seed,
             low_precision=low_precision,
+            start=options.start,
         )
         train(folder, options.data, options.out, plan, options.device, _tell)
     else:
@@ -92,6 +93,7 @@ def _parse() -> argparse.Namespace:
     training.add_argument("--out", type=Path, default=DRAFT, help="where the draft is saved")
     training.add_argument("--tokens", type=int, default=10_000_000, help="answer tokens to learn from, repeats counted")
     training.add_argument("--layers", default=LAYERS, help="the target's layers to start from")
+    training.add_argument("--start", type=Path, metavar="FOLDER", help="an earlier draft to start from instead")
     training.add_argument("--batch-tokens", type=int, default=512, help="answer tokens in one update")
     training.add_argument("--learning-rate", type=float, default=3e-3, help="at its highest")
     training.add_argument("--vocabulary", type=int, default=2048, help="random tokens in a softmax; 0: all")

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 
 from examples.smollm2.answers import HELD_OUT, Answer, load
-from examples.smollm2.student import first_student, save_student
+from examples.smollm2.student import first_student, load_student, save_student
 
 WARM_UP, DECAY = 0.02, 0.7  # shares of all tokens
 STEP_TOKENS = 4096  # tokens, padding included, that are computed at once
 LEARNT = 16  # likeliest tokens of each distribution that are learnt
 SCALES = tuple(0.8**power for power in range(16))  # of the first norm, to choose from
 STATE = "training.pt"
+SORTED = 512  # answers that are sorted by length among themselves
 MEASURE_EVERY = 800  # updates
 TOPS = (1, 4, 8, 16)
 
@@ -36,7 +37,8 @@ Agreement = dict[int, float]  # top -> share of the target's tokens that are amo
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How to train: the target's layers to start from, answer tokens in all and per update, and the like."""
+    """How to train: the target's layers to start from, or an earlier draft; answer tokens in all and per update; and
+    the like."""
 
     layers: list[int]
     tokens: int
@@ -45,6 +47,7 @@ class Training:
     vocabulary: int  # random tokens in a step's softmax, beside the likely ones; 0: all there are
     seed: int
     low_precision: bool  # bfloat16, where the device is fast in it
+    start: Path | None = None
 
     def rate(self, done: int) -> float:
         """The learning rate after `done` tokens: a short rise, a short plateau, a long fall to nothing."""
@@ -54,9 +57,10 @@ class Training:
 
 def train(target: Path, data: Path, out: Path, plan: Training, device: str, tell: Callable[[str], None]) -> None:
     """Train from where `data`'s state file stands, and save the draft to `out` at every measurement."""
-    student = first_student(target, plan.layers).to(device)
+    student = (load_student(target, plan.start) if plan.start else first_student(target, plan.layers)).to(device)
+    student.set_attn_implementation("eager")  # of so short texts the faster, on a CPU
     trained = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     state_file, held_out = data / STATE, load([data / HELD_OUT])
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.low_precision)
     done = updates = 0
@@ -67,7 +71,7 @@ def train(target: Path, data: Path, out: Path, plan: Training, device: str, tell
         done, updates = state["done"], state["updates"]
     start, before, losses = time.monotonic(), done, []
     for batch in _batches(data, plan, seed=plan.seed + updates):
-        if not updates:
+        if not updates and not plan.start:
             with autocast:
                 _soften(student, batch[0], plan.vocabulary)
         for group in optimizer.param_groups:
@@ -150,25 +154,42 @@ def _loss(student: Any, answers: Sequence[Answer], vocabulary: int) -> torch.Ten
 
 
 def _batches(data: Path, plan: Training, seed: int) -> Iterator[list[list[Answer]]]:
-    """Endless updates, each a list of steps of answers of like length; new shards join at each pass over the data."""
+    """Endless updates, each a list of steps; new shards join at each pass over the data.
+
+    Answers of an update are of like length: of any lengths, a third of what is computed would be padding.
+    """
     rng = random.Random(seed)
     while True:
         answers = [a for a in load(sorted(data.glob("shard-*.npz"))) if len(a.tokens) > 1]
         if not answers:
             raise FileNotFoundError(f"{data} holds no shards; run the step `collect` first")
         rng.shuffle(answers)
-        batch: list[Answer] = []
-        for answer in answers:
-            batch.append(answer)
-            if sum(len(a.tokens) for a in batch) >= plan.batch_tokens:
-                yield _steps(batch)
-                batch = []
+        for first in range(0, len(answers), SORTED):
+            updates = list(_updates(sorted(answers[first : first + SORTED], key=_length), plan.batch_tokens))
+            rng.shuffle(updates)
+            yield from updates
 
 
-def _steps(batch: list[Answer]) -> list[list[Answer]]:
+def _length(answer: Answer) -> int:
+    return len(answer.prompt) + len(answer.tokens)
+
+
+def _updates(answers: Sequence[Answer], batch_tokens: int) -> Iterator[list[list[Answer]]]:
+    batch: list[Answer] = []
+    for answer in answers:
+        batch.append(answer)
+        if sum(len(a.tokens) for a in batch) >= batch_tokens:
+            yield _steps(batch)
+            batch = []
+    if batch:
+        yield _steps(batch)
+
+
+def _steps(batch: Sequence[Answer]) -> list[list[Answer]]:
+    """Of answers ever longer."""
     steps: list[list[Answer]] = [[]]
-    for answer in sorted(batch, key=lambda a: len(a.prompt) + len(a.tokens)):
-        if steps[-1] and (len(steps[-1]) + 1) * (len(answer.prompt) + len(answer.tokens)) > STEP_TOKENS:
+    for answer in batch:
+        if steps[-1] and (len(steps[-1]) + 1) * _length(answer) > STEP_TOKENS:
             steps.append([])
         steps[-1].append(answer)
     return steps

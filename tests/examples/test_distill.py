@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from examples.smollm2.answers import HELD_OUT, Answer, Target, collect, load, save
 from examples.smollm2.prompts import Prompts
 from examples.smollm2.student import load_student
-from examples.smollm2.training import Training, measure, train
+from examples.smollm2.training import STATE, Training, measure, train
 from pipedec.model.loader import SpanModel
 from tests.tiny import reference_greedy, tiny_model
 
@@ -97,7 +98,7 @@ def test_held_out_prompts_are_never_asked() -> None:
 def test_training_brings_the_draft_nearer_and_goes_on_where_it_stopped(model: Path, data: Path, tmp_path: Path) -> None:
     told: list[str] = []
     held_out = load([data / HELD_OUT])
-    half = Training(**{name: getattr(PLAN, name) for name in PLAN.__slots__} | {"tokens": PLAN.tokens // 2})
+    half = dataclasses.replace(PLAN, tokens=PLAN.tokens // 2)
     train(model, data, tmp_path / "draft", half, "cpu", told.append)
     first = loss(told)
     train(model, data, tmp_path / "draft", PLAN, "cpu", told.append)
@@ -110,6 +111,14 @@ def test_training_brings_the_draft_nearer_and_goes_on_where_it_stopped(model: Pa
     for name, trained in student.state_dict().items():
         if name.startswith("model.layers."):
             assert torch.equal(weights[name], trained), name
+
+
+def test_training_starts_from_an_earlier_draft(model: Path, data: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    for start, tokens in ((None, 1), (None, PLAN.tokens), (tmp_path, 1)):  # of one token: one update
+        (data / STATE).unlink(missing_ok=True)
+        train(model, data, tmp_path, dataclasses.replace(PLAN, tokens=tokens, start=start), "cpu", told.append)
+    assert loss(told) < loss(told[:1])
 
 
 def loss(told: list[str]) -> float:
