@@ -44,4 +44,5 @@ def build_drafter(
     """A draft from the model at `path`: its first `layers` with its own norm and head, or all of it."""
     depth = layers or len(estimate_costs(json.loads((path / "config.json").read_text())).layers)
     model = SpanModel.load(path, (0, depth), dtype=dtype, device=device, first=True, last=True)
+    execution = execution or Execution.on(model.device, invariant=False)
     return Drafter(SpanExecutor(model, num_slots, execution), children, adjust)

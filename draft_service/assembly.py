@@ -30,6 +30,7 @@ from pipedec.logs import Milestones, fields
 from pipedec.metrics.head import HeadMetrics
 from pipedec.metrics.requests import RequestMetrics
 from pipedec.model.devices import check_dtype, choose_device
+from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
 from pipedec.model.shape import model_shape, read_config
@@ -120,7 +121,8 @@ def _load_draft(
         _log.warning("draft has a shorter context", extra=fields(tokens=model.max_context, target=context))
         model = replace(model, max_context=context)
     _log.info("draft loaded", extra=fields(layers=layers, device=model.device))
-    return Drafter(SpanExecutor(model, slots), spec.speculation.children)
+    # What a draft foresees need not be the same every time, only soon.
+    return Drafter(SpanExecutor(model, slots, Execution.on(model.device, invariant=False)), spec.speculation.children)
 
 
 def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transport, registry: CollectorRegistry) -> Head:

@@ -44,15 +44,47 @@ def _is_packable(weight: torch.Tensor, dtypes: Collection[torch.dtype]) -> bool:
     return weight.device.type == "cpu" and weight.dtype in dtypes and weight.numel() > 0
 
 
+def chained_product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Float32 [M, K], [N, K] -> [M, N], each number of which is one chain of K sums in their order, for K up to 256; it
+    depends on no other row and no other column. Needs an operator that `has_chained_product` tells of."""
+    if len(rows) == 1:
+        return chained_product(rows.expand(2, -1), columns)[:1]
+    if len(columns) == 1:
+        return chained_product(rows, columns.expand(2, -1))[:, :1]
+    made: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(rows, columns, None, "none", [], "")
+    return made
+
+
+def has_chained_product() -> bool:
+    """Whether this build of PyTorch computes `chained_product` on this machine."""
+    return bool(packable_dtypes())
+
+
 def _packed(linear: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
     """The layer's forward. It does not hold the layer, which would then outlive its last user."""
     packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
     product, bias, width = torch.ops.mkldnn._linear_pointwise.default, linear.bias, linear.out_features
+    fewest = _fewest_rows(linear.weight.dtype)
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
         if not rows.numel():
             return rows.new_empty(*rows.shape[:-1], width)
+        count = rows.numel() // rows.shape[-1]
+        if count < fewest:
+            padded: torch.Tensor = product(_padded(rows, count, fewest), packed, bias, "none", [], "")
+            return padded[:count].view(*rows.shape[:-1], width)
         made: torch.Tensor = product(rows, packed, bias, "none", [], "")
         return made
 
     return forward
+
+
+def _fewest_rows(dtype: torch.dtype) -> int:
+    """Rows from which on a product's rows come out the same, to the last bit, however many there are. With AVX2 one row
+    is computed as many are; with AVX512 it is not, and four take less time than one."""
+    return 1 if dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX2" else 4
+
+
+def _padded(rows: torch.Tensor, count: int, fewest: int) -> torch.Tensor:
+    rows = rows.reshape(count, -1)
+    return torch.cat([rows, rows[:1].expand(fewest - count, -1)])

@@ -6,6 +6,8 @@ import random
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from benchmarks.local import build_stages
 from benchmarks.simulation import Simulation
 from draft_service.generation import GenerationRequest
@@ -43,6 +45,7 @@ def run(
     requests: dict[int, GenerationRequest],
     execution: Execution | None = None,
     device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
     **limits: int,
 ) -> dict[int, list[int]]:
     """What a pipeline says to the requests, poisoning every slot that it frees."""
@@ -51,7 +54,7 @@ def run(
         make_policy(policy, width=8, children=4, depth=3),
     )
     draft = None if policy == "none" else make_draft(kind, model, NUM_SLOTS, execution=execution, device=device)
-    workers = build_stages(model, stages, NUM_SLOTS, device=device, execution=execution)
+    workers = build_stages(model, stages, NUM_SLOTS, dtype, device, execution)
     simulation = Simulation(scheduler, workers, draft, NUM_SLOTS)
     generated = simulation.run(requests)
     assert scheduler.num_slots_used == 0
