@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu --preset llama-3.1-70b-6 --context 2048,8192 --curve stage.json
 
-Weights and KV are random, made on the device. Four ways to run the same layers are timed side by side: `eager`, layer
-by layer; `static`, in programs of fixed shape without the attention kernel; `kernel`, with it; `fused`, with it, and
-what lies between matrix products compiled. On CUDA devices programs are recorded as graphs; elsewhere the kernel
-needs TRITON_INTERPRET=1. The bound is of the bandwidth of a copy, measured in the same run.
+Weights and KV are random, made on the device. The ways to run the same layers are timed side by side: `eager`, layer by
+layer; `static`, in programs of fixed shape without the attention kernel; `kernel`, with it; `fused`, with it, and what
+lies between matrix products compiled; `invariant`, as stages run on a CPU, where no row changes another. On CUDA
+devices programs are recorded as graphs; elsewhere the kernel needs TRITON_INTERPRET=1. The bound is of the bandwidth of
+a copy, measured in the same run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.random_spans import PRESETS, random_span, weight_bytes
-from benchmarks.step_time import VARIANTS, StepTime, Variant, copy_bandwidth, step_times
+from benchmarks.step_time import DEFAULT, VARIANTS, StepTime, Variant, copy_bandwidth, step_times
 from pipedec.errors import PipeDecError
 from pipedec.model.devices import check_dtype, choose_device
 from pipedec.model.execution import BUCKETS
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, default="llama-3.1-70b-6", help="the span (default llama-3.1-70b-6)")
     add("--context", type=_numbers, default=(2048, 8192), help="committed tokens (default 2048,8192)")
     add("--rows", type=_numbers, default=BUCKETS, help="of a step (default 1,2,4,8,16,32,64)")
-    add("--variants", type=_variants, default=tuple(VARIANTS), help="default eager,static,kernel,fused")
+    add("--variants", type=_variants, help="default: those that run on the device")
     add("--dtype", choices=DTYPES, default="bfloat16")
     add("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
     add("--repeats", type=int, default=50, help="steps per figure (default 50)")
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace, console: Console) -> list[StepTime]:
     for context in options.context:
         found = [
             time
-            for variant in options.variants
+            for variant in options.variants or DEFAULT[device.type]
             for time in step_times(span, variant, context, options.rows, bandwidth, options.repeats)
         ]
         console.print(table(context, found))

@@ -170,7 +170,13 @@ def _timeline(
     axes.spines["left"].set_visible(False)
 
 
-VARIANT_COLOURS: dict[Variant, str] = {"eager": "#8a8f98", "static": "#4c8fbd", "kernel": "#d9a441", "fused": "#c2413b"}
+VARIANT_COLOURS: dict[Variant, str] = {
+    "eager": "#8a8f98",
+    "static": "#4c8fbd",
+    "kernel": "#d9a441",
+    "fused": "#c2413b",
+    "invariant": "#3f7d58",
+}
 
 
 def plot_step_times(times: Sequence[StepTime], what: str, file: Path) -> None:

@@ -19,12 +19,17 @@ from pipedec.model.span import Span
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import NO_PARENT, Batch, Commit, Open, Row, Rows
 
-Variant = Literal["eager", "static", "kernel", "fused"]
+Variant = Literal["eager", "static", "kernel", "fused", "invariant"]
 VARIANTS: dict[Variant, Execution] = {
     "eager": Execution("sdpa"),
     "static": Execution("dense", (1,)),
     "kernel": Execution("triton", (1,)),
     "fused": Execution("triton", (1,), fused=True),
+    "invariant": Execution("invariant"),
+}
+DEFAULT: dict[str, tuple[Variant, ...]] = {
+    "cpu": ("eager", "static", "invariant"),
+    "cuda": ("eager", "static", "kernel", "fused"),
 }
 CHILDREN = 16  # that a draft proposes for each row
 _BRANCHES = 4  # children of a node in the tree whose rows are timed

@@ -53,7 +53,12 @@ class Execution:
         return cls("triton", buckets, graphs=bool(buckets))
 
     def build(self, model: Span, num_slots: int) -> tuple[KVPool, Attention]:
-        """The pool for a span, and the attention over it. A table's padding is stored in a slot beyond the others."""
+        """The pool for a span, and the attention over it. A table's padding is stored in a slot beyond the others.
+
+        Raises ModelError for an attention that this device, or this build of PyTorch, does not compute.
+        """
+        if self.attention == "invariant" and (model.device.type != "cpu" or not has_chained_product()):
+            raise ModelError("invariant attention is computed on CPUs alone, by PyTorch's oneDNN operators")
         beyond = 0 if self.attention in UNSHAPED else 1
         pool = KVPool(len(model.layers), num_slots + beyond, *model.kv_shape, model.dtype, model.device)
         if self.attention == "sdpa":

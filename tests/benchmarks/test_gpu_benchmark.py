@@ -15,14 +15,17 @@ from benchmarks.measure import read_curve
 def test_every_figure_has_its_bound(preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {name: tmp_path / f"{name}.json" for name in ("json", "curve")}
     arguments = ["--preset", preset, "--device", "cpu", "--context", "30,60", "--rows", "1,3", "--repeats", "1"]
-    arguments += ["--variants", "eager,static", "--plot", str(tmp_path / "picture.png")]
+    arguments += ["--plot", str(tmp_path / "picture.png")]
     assert gpu.main([*arguments, *(f"--{name}={file}" for name, file in files.items())]) == 0
     figures = json.loads(files["json"].read_text())
     assert [(f["context"], f["variant"], f["rows"]) for f in figures] == [
-        (context, variant, rows) for context in (30, 60) for variant in ("eager", "static") for rows in (1, 3)
+        (context, variant, rows)
+        for context in (30, 60)
+        for variant in ("eager", "static", "invariant")
+        for rows in (1, 3)
     ]
     assert all(f["queued"] > 0 and f["waited"] > 0 and f["bound"] > 0 for f in figures)
-    assert figures[4]["bound"] > figures[0]["bound"]
+    assert figures[6]["bound"] > figures[0]["bound"]
     assert [rows for rows, _ in read_curve(files["curve"])] == [1, 3]
     assert (tmp_path / "picture.png").stat().st_size > 0
     assert "context 60" in capsys.readouterr().out
