@@ -43,7 +43,13 @@ def test_a_terminal_is_kept_up_to_date_until_ctrl_c(url: str) -> None:
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
     with subprocess.Popen(
-        (*TOP, url), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment, text=True
+        (*TOP, url),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        preexec_fn=heeds_interrupts,
     ) as top:
         os.close(theirs)
         told = b""
@@ -57,6 +63,11 @@ def test_a_terminal_is_kept_up_to_date_until_ctrl_c(url: str) -> None:
     os.close(ours)
     assert (top.returncode, errors) == (0, "no longer watching; the pipeline goes on\n")
     assert b"\x1b[?1049h" in told  # a screen of its own, and the old one is back
+
+
+def heeds_interrupts() -> None:
+    """A shell's background jobs, the tests perhaps among them, ignore them, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _drain(descriptor: int) -> None:
