@@ -99,7 +99,7 @@ def _check_layer(span: Span, index: int, hidden: torch.Tensor) -> None:
     alone = Span(architecture, (index, index + 1), False, False, torch.float32, span.device, span.max_context)
     try:
         with _attended(architecture.layers[index]) as attention:
-            executor = SpanExecutor(alone, 4 * _LENGTH, Execution.on(span.device, buckets=()))
+            executor = SpanExecutor(alone, 4 * _LENGTH, Execution.on(span.device, buckets=(), invariant=False))
             outputs = [_run(executor, step) for step in steps]
     except ModelError as error:
         raise ModelError(f"{architecture.name}, {place}: {error}") from error
