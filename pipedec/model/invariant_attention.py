@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from pipedec.model.context import Bools, Context, Ints
-from pipedec.model.kv_pool import KVPool
+from pipedec.model.kv_pool import KVPool, stored_at
 from pipedec.model.packed import chained_product
+from pipedec.model.plan import in_order
 
 BLOCK = 128  # positions
 _MOST_COLUMNS = 256  # of a block that are summed in one product, those hidden from some rows included
@@ -87,8 +88,7 @@ class InvariantAttention:
             for first in range(0, len(place), _MOST_ROWS):
                 chosen = np.arange(first, min(first + _MOST_ROWS, len(place)))
                 self._units += self._split(context, place, chosen, len(order))
-        run = (np.diff(slots) == 1).all()
-        self._slots = slice(int(slots[0]), int(slots[-1]) + 1) if run else torch.from_numpy(slots)
+        self._slots = stored_at(slots, self._pool.device)
 
     def store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         self._pool.write(layer, self._slots, keys, values)
@@ -121,9 +121,8 @@ class InvariantAttention:
                 yield from self._split(context, place, half, batch_rows)
             return
         rows = place[chosen]
-        in_order = len(rows) == batch_rows and bool((rows == np.arange(batch_rows)).all())
         yield _Unit(
-            rows=None if in_order else torch.from_numpy(rows),
+            rows=None if in_order(rows, batch_rows) else torch.from_numpy(rows),
             slots=torch.from_numpy(slots[ordered]),
             blocks=tuple(slice(a, b) for a, b in itertools.pairwise(edges) if a < b),
             visible=visible[:, ordered],

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from pipedec.model.context import Ints
+
+
+def stored_at(slots: Ints, device: torch.device) -> torch.Tensor | slice:
+    """Where rows are stored, as `KVPool.write` takes it: int64 [rows], or a slice where they are a run."""
+    if (slots[1:] - slots[:-1] == 1).all():
+        return slice(int(slots[0]), int(slots[-1]) + 1)
+    return torch.from_numpy(slots).to(device)
+
 
 class KVPool:
     """Two tensors of shape [layers, kv_heads, slots, head_dim]. Nothing is ever moved.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pipedec.model.context import Bools, Context, Ints
+from pipedec.model.kv_pool import stored_at
 
 _ZERO = 0  # the owner of a slot that still holds zeros
 _UNKNOWN = -1  # and of one that may hold anything, NaN included
@@ -127,9 +128,8 @@ class Planner:
             else:
                 together.append((context, place))
         groups = [self._gathered(part, len(order)) for part in _similar(together)]
-        run = (np.diff(slots) == 1).all()
         return AttentionPlan(
-            slots=slice(int(slots[0]), int(slots[-1]) + 1) if run else self._tensor(slots),
+            slots=stored_at(slots, self._device),
             stale=self._tensor(np.concatenate(stale)) if stale else None,
             groups=(*alone, *groups),
         )
@@ -159,7 +159,7 @@ class Planner:
         visible = np.zeros((len(place), width), np.bool_)
         visible[:, context.committed - start] = np.arange(committed) < context.prefix[:, None]
         visible[:, context.extra - start] |= context.visible
-        index = None if _in_order(place, rows) else self._tensor(place)[None]
+        index = None if in_order(place, rows) else self._tensor(place)[None]
         scatter = None if index is None else index[0]
         positions = self._position[start:end]
         return Group(
@@ -185,12 +185,12 @@ class Planner:
             index[i, :count], index[i, count:] = place, place[0]
             row_positions[i, :count], row_positions[i, count:] = context.positions, context.positions[0]
             real[i, :count] = True
-        in_order = len(parts) == 1 and _in_order(index[0], rows)
+        whole = len(parts) == 1 and in_order(index[0], rows)
         return Group(
             size=len(parts),
-            rows=None if in_order else self._tensor(index),
+            rows=None if whole else self._tensor(index),
             real=None if real.all() else self._tensor(np.flatnonzero(real)),
-            scatter=None if in_order else self._tensor(index[real]),
+            scatter=None if whole else self._tensor(index[real]),
             view=None,
             slots=self._tensor(slots.reshape(-1)),
             visible=visible,
@@ -202,7 +202,8 @@ class Planner:
         return torch.from_numpy(values).to(self._device)
 
 
-def _in_order(place: Ints, rows: int) -> bool:
+def in_order(place: Ints, rows: int) -> bool:
+    """Whether these are all of a batch's rows, in order."""
     return len(place) == rows and bool((place == np.arange(rows)).all())
 
 

@@ -61,6 +61,29 @@ def run(
     return {key: generated[key].tokens for key in requests}
 
 
+def run_again(
+    model: Path,
+    requests: dict[int, GenerationRequest],
+    *,
+    steps: int,
+    prefill_chunk: int,
+    dtype: torch.dtype = torch.float32,
+) -> dict[int, list[int]]:
+    """What three stages under `adaptive` say, lost amid the answers and formed anew."""
+    scheduler = Scheduler(
+        Limits(3, poison=True, prefill_chunk=prefill_chunk), make_policy("adaptive", width=8, children=4)
+    )
+    stages = build_stages(model, 3, NUM_SLOTS, dtype)
+    simulation = Simulation(scheduler, stages, make_draft("noisy", model, NUM_SLOTS), NUM_SLOTS)
+    countdown = iter(range(steps))
+    simulation.run(requests, until=lambda: next(countdown, None) is None)
+    assert any(simulation.generated[key].tokens for key in requests)
+    assert scheduler.running
+    simulation.form(NUM_SLOTS)
+    generated = simulation.run({})
+    return {key: generated[key].tokens for key in requests}
+
+
 @cache
 def greedy(model: Path, prompt: tuple[int, ...], tokens: int) -> list[int]:
     return reference_greedy(model, prompt, tokens)

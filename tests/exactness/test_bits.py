@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.local import build_stages
-from benchmarks.simulation import Simulation
-from draft_service.scheduler import Limits, Scheduler
 from pipedec.model.execution import Execution
 from pipedec.model.packed import packable_dtypes
-from pipedec.policy import PolicyName, make_policy
+from pipedec.policy import PolicyName
 from pipedec.sampling_params import SamplingParams
-from tests.exactness.drafts import make_draft
-from tests.exactness.pipelines import NUM_SLOTS, POLICIES, SAMPLED, expected, load, run
+from tests.exactness.pipelines import POLICIES, SAMPLED, expected, load, run, run_again
 from tests.tiny import tiny_model
 
 DTYPES = sorted(packable_dtypes(), key=str)
@@ -51,17 +47,7 @@ def test_a_lost_formation_changes_no_token(even: Path, dtype: torch.dtype) -> No
     """What had been said is then prefilled, in one chunk what came one by one."""
     requests = {key: replace(request, max_tokens=24) for key, request in load(3, seed=5).items()}
     alone = run(even, "none", 1, "", requests, dtype=dtype)
-    scheduler = Scheduler(Limits(3, prefill_chunk=64), make_policy("adaptive", width=8, children=4))
-    simulation = Simulation(
-        scheduler, build_stages(even, 3, NUM_SLOTS, dtype), make_draft("noisy", even, NUM_SLOTS), NUM_SLOTS
-    )
-    countdown = iter(range(60))
-    simulation.run(requests, until=lambda: next(countdown, None) is None)
-    assert any(simulation.generated[key].tokens for key in requests)
-    assert scheduler.running
-    simulation.form(NUM_SLOTS)
-    generated = simulation.run({})
-    assert {key: generated[key].tokens for key in requests} == alone
+    assert run_again(even, requests, steps=60, prefill_chunk=64, dtype=dtype) == alone
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -13,7 +13,7 @@ from draft_service.scheduler import Limits, Scheduler
 from pipedec.policy import PolicyName, make_policy
 from pipedec.sampling_params import SamplingParams
 from tests.exactness.drafts import KINDS, make_draft
-from tests.exactness.pipelines import NUM_SLOTS, POLICIES, SAMPLED, expected, load, run
+from tests.exactness.pipelines import NUM_SLOTS, POLICIES, SAMPLED, expected, load, run, run_again
 from tests.tiny import tiny_model
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "phi3")
@@ -66,16 +66,7 @@ def test_sampled_output_does_not_depend_on_speculation(models: dict[str, Path], 
 def test_a_lost_formation_changes_no_token(models: dict[str, Path]) -> None:
     requests = load(4, seed=5, sampling=SAMPLED)
     alone = run(models["llama"], "none", 1, "", requests)
-    scheduler = Scheduler(Limits(3, poison=True, prefill_chunk=8), make_policy("adaptive", width=8, children=4))
-    stages = build_stages(models["llama"], 3, NUM_SLOTS)
-    simulation = Simulation(scheduler, stages, make_draft("noisy", models["llama"], NUM_SLOTS), NUM_SLOTS)
-    countdown = iter(range(120))
-    simulation.run(requests, until=lambda: next(countdown, None) is None)
-    assert any(simulation.generated[key].tokens for key in requests)
-    assert scheduler.running
-    simulation.form(NUM_SLOTS)
-    generated = simulation.run({})
-    assert {key: generated[key].tokens for key in requests} == alone
+    assert run_again(models["llama"], requests, steps=120, prefill_chunk=8) == alone
 
 
 @pytest.mark.parametrize("sampling", [SamplingParams(), SAMPLED], ids=["greedy", "sampled"])
