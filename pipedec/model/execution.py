@@ -50,7 +50,7 @@ class Execution:
             return cls("invariant" if invariant and has_chained_product() else "sdpa")
         if importlib.util.find_spec("triton") is None:
             raise ModelError("on CUDA devices attention is a Triton kernel: install triton, as CUDA builds of torch do")
-        return cls("triton", buckets, graphs=bool(buckets))
+        return cls("triton", buckets, graphs=bool(buckets), fused=bool(buckets))
 
     def build(self, model: Span, num_slots: int) -> tuple[KVPool, Attention]:
         """The pool for a span, and the attention over it. A table's padding is stored in a slot beyond the others.
@@ -73,4 +73,4 @@ class Execution:
         from pipedec.model.triton_attention import TritonCompute  # not installed where it is of no use
 
         heads = int(model.architecture.lm.config.num_attention_heads)
-        return TritonCompute(model.kv_shape[0], heads, model.dtype, model.device)
+        return TritonCompute(model.kv_shape[0], heads, model.kv_shape[1], model.dtype, model.device)

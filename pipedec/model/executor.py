@@ -43,10 +43,14 @@ class SpanExecutor:
         self.execution = execution or Execution.on(model.device)
         self.staging = make_staging(model.device)
         self.pool, self._attention = self.execution.build(model, num_slots)
-        if not self.execution.buckets:
+        if self.execution.attention == "triton":
+            from pipedec.model.streamed import stream  # Triton is not installed where it is of no use
+
+            stream([*model.layers, model.architecture.lm_head] if model.last else model.layers)
+        elif not self.execution.buckets:
             pack([*model.layers, model.architecture.lm_head] if model.last else model.layers)
         self._contexts = Contexts(Limits(num_slots, model.vocab_size, model.max_context))
-        self._layers = Layers(model, self.execution.fused)
+        self._layers = Layers(model)
         self._record: Record = CudaGraphs(model.device) if self.execution.graphs else plain
         self._static = self._prepared(progress)
 
@@ -106,22 +110,30 @@ class SpanExecutor:
         return StaticRows(function, like, self.execution.buckets, self._record)
 
     def _prepared(self, progress: Progress) -> StaticSpan | None:
-        """The span's programs, if it has any. A family whose layers look at their numbers on the CPU, as to choose
-        experts, cannot be recorded, and is run layer by layer."""
+        """The span's programs, if it has any. A family whose layers cannot be compiled is run without that; one whose
+        layers look at their numbers on the CPU, as to choose experts, cannot be recorded, and is run layer by layer."""
         if not self.execution.buckets:
             return None
         assert isinstance(self._attention, TableAttention)
-        static = StaticSpan(
-            self.model, self._layers, self._attention, self.execution.buckets, self.staging, self._record
-        )
-        try:
-            static.prepare(progress)
-        except RuntimeError as error:
-            if not self.execution.graphs or isinstance(error, torch.OutOfMemoryError):
-                raise
-            _log.warning("%s runs without CUDA graphs, slower: %s", self.model.architecture.name, error)
-            return None
-        return static
+        for fused in (True, False) if self.execution.fused else (False,):
+            static = StaticSpan(
+                self.model,
+                Layers(self.model, fused),
+                self._attention,
+                self.execution.buckets,
+                self.staging,
+                self._record,
+            )
+            try:
+                static.prepare(progress)
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError) or not (fused or self.execution.graphs):
+                    raise
+                without = "compiled layers" if fused else "CUDA graphs"
+                _log.warning("%s runs without %s, slower: %s", self.model.architecture.name, without, error)
+            else:
+                return static
+        return None
 
     def _check_hidden(self, hidden: torch.Tensor | None, count: int) -> None:
         if (hidden is None) != self.model.first:

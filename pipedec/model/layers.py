@@ -13,6 +13,7 @@ from pipedec.model.attention import PoolCache
 from pipedec.model.span import Span
 
 GoesOn = Callable[[int], bool]  # asked before a layer, by its index in the span
+Rotated = list[dict[str, Any]]  # the rotary embeddings of a batch's positions, as keyword arguments of each layer
 
 
 class Layers:
@@ -27,19 +28,26 @@ class Layers:
     def __len__(self) -> int:
         return len(self._layers)
 
+    def rotate(self, hidden: torch.Tensor, positions: torch.Tensor) -> Rotated:
+        """The rotary embeddings of int64 positions [rows], for hidden states [rows, hidden] of any kind."""
+        return self._rotary(hidden[None], positions[None])
+
     def __call__(
         self,
         hidden: torch.Tensor,
         positions: torch.Tensor,
         cache: PoolCache,
+        rotated: Rotated | None = None,
         *,
         start: int = 0,
         end: int | None = None,
         goes_on: GoesOn | None = None,
     ) -> torch.Tensor | None:
-        """Layers [start, end) on hidden [rows, hidden] at int64 positions [rows]; None if `goes_on` said no."""
+        """Layers [start, end) on hidden [rows, hidden] at int64 positions [rows]; None if `goes_on` said no. `rotated`
+        is what `rotate` gives; computed here if it is None."""
+        if rotated is None:
+            rotated = self.rotate(hidden, positions)
         hidden, positions = hidden[None], positions[None]
-        rotated = self._rotary(hidden, positions)
         for index in range(start, len(self._layers) if end is None else end):
             if goes_on is not None and not goes_on(index):
                 return None
@@ -69,7 +77,7 @@ def _fused(layer: nn.Module) -> Callable[..., Any]:
 
 
 class _Rotary:
-    """The rotary embeddings of a batch's positions, as keyword arguments of each layer."""
+    """What the model computes `Rotated` with."""
 
     def __init__(self, model: Span) -> None:
         self._module = model.architecture.rotary
@@ -77,7 +85,7 @@ class _Rotary:
         by_type = self._module is not None and "layer_type" in inspect.signature(self._module.forward).parameters
         self._types = [types[i] if by_type and types else None for i in range(*model.span)]
 
-    def __call__(self, hidden: torch.Tensor, positions: torch.Tensor) -> list[dict[str, Any]]:
+    def __call__(self, hidden: torch.Tensor, positions: torch.Tensor) -> Rotated:
         if self._module is None:
             return [{} for _ in self._types]
         computed = {}

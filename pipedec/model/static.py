@@ -14,7 +14,7 @@ import torch
 
 from pipedec.model.attention import PoolCache
 from pipedec.model.context import Context, Ints
-from pipedec.model.layers import GoesOn, Layers
+from pipedec.model.layers import GoesOn, Layers, Rotated
 from pipedec.model.span import Span
 from pipedec.model.staging import Staging
 from pipedec.model.table import Column, Layout, needed
@@ -78,6 +78,7 @@ class StaticSpan:
         cut = math.ceil(_CUT * len(layers))
         self._parts = [(0, cut), (cut, len(layers))] if cut < len(layers) else [(0, cut)]
         self._programs: dict[int, list[Program]] = {}
+        self._places: dict[int, tuple[torch.Tensor, Rotated]] = {}  # of a size's rows, which its first part leaves
 
     @torch.inference_mode()
     def prepare(self, progress: Progress = lambda done: None) -> None:
@@ -126,13 +127,16 @@ class StaticSpan:
         rows = self._hidden[: layout.rows]
 
         def program() -> None:
-            bound = Bound.to(layout, self._table)
+            bound = Bound(layout, self._table)
             self._attention.bind(bound)
             hidden = rows
             if self._model.first and not start:
                 hidden = self._model.architecture.embedding(bound.column(Column.TOKEN).long())
-            positions = bound.column(Column.POSITION).long()
-            output = self._layers(hidden, positions, self._cache, start=start, end=end)
+            if not start:
+                positions = bound.column(Column.POSITION).long()
+                self._places[layout.rows] = positions, self._layers.rotate(hidden, positions)
+            positions, rotated = self._places[layout.rows]
+            output = self._layers(hidden, positions, self._cache, rotated, start=start, end=end)
             assert output is not None, "nothing stops it"
             rows.copy_(output)
 

@@ -27,6 +27,7 @@ Table = npt.NDArray[np.int32]
 
 HIDDEN = -1
 MIN_PIECE = 128  # keys; shorter pieces cost more to put together than they save
+PIECE_STEP = 64  # keys; longer pieces are multiples of it
 ITEM_HEAD = 3  # begin, end, extra
 
 
@@ -48,13 +49,18 @@ class Column(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Sizes of a table: at most so many rows, items, keys and distances, and rows in a tile."""
+    """Sizes of a table: at most so many rows, keys and distances, and rows in a tile. Contexts are cut into `spread`
+    items, if there are not more tiles than that."""
 
     rows: int
     tile: int
-    items: int
+    spread: int
     keys: int
     distances: int
+
+    @property
+    def items(self) -> int:
+        return max(self.rows, self.spread)
 
     @property
     def items_at(self) -> int:
@@ -110,7 +116,7 @@ class TableMaker:
             distances.append(np.where(context.visible, back, HIDDEN).reshape(-1))
             at += len(context.committed) + len(context.extra)
             distances_at += distances[-1].size
-        _cut(items, columns, tiles)
+        _cut(items, columns, tiles, max(layout.spread, len(tiles)))
         return np.concatenate([head, *keys, *distances], dtype=np.int32)
 
 
@@ -146,12 +152,12 @@ def _tiles(context: Context, place: Ints, at: int, size: int) -> list[_Tile]:
     return tiles
 
 
-def _cut(items: Table, columns: Table, tiles: Sequence[_Tile]) -> None:
-    """Spread the tiles over the items, each in pieces of one length, the shortest with which they suffice."""
+def _cut(items: Table, columns: Table, tiles: Sequence[_Tile], most: int) -> None:
+    """Spread the tiles over at most so many items, in pieces of one length, the shortest with which they suffice."""
     lengths = np.array([tile.end - tile.begin for tile in tiles])
-    piece = MIN_PIECE
-    while (-(-lengths // piece)).sum() > len(items):
-        piece *= 2
+    piece = max(MIN_PIECE, -(-int(lengths.sum()) // most // PIECE_STEP) * PIECE_STEP)
+    while (-(-lengths // piece)).sum() > most:
+        piece += PIECE_STEP
     first = 0
     for tile, length in zip(tiles, lengths.tolist(), strict=True):
         count = -(-length // piece)

@@ -15,22 +15,22 @@ from pipedec.model.table import HIDDEN, Column, Layout, TableMaker, needed
 
 @dataclass(slots=True, eq=False)
 class Bound:
-    """A table on the device, int32 [at least layout.size]. `slots`: where the rows are stored, int64."""
+    """A table on the device, int32 [at least layout.size]."""
 
     layout: Layout
     table: torch.Tensor
-    slots: torch.Tensor
+    _slots: torch.Tensor | None = field(default=None)
     _distances: torch.Tensor | None = field(default=None)
-
-    @classmethod
-    def to(cls, layout: Layout, table: torch.Tensor) -> Bound:
-        bound = cls(layout, table, table[:0])
-        bound.slots = bound.column(Column.SLOT).long()
-        return bound
 
     def column(self, column: Column) -> torch.Tensor:
         """int32 [rows]"""
         return self.table[column * self.layout.rows : (column + 1) * self.layout.rows]
+
+    def slots(self) -> torch.Tensor:
+        """Where the rows are stored: int64 [rows]"""
+        if self._slots is None:
+            self._slots = self.column(Column.SLOT).long()
+        return self._slots
 
     @property
     def keys(self) -> torch.Tensor:
@@ -64,14 +64,17 @@ class Compute(Protocol):
         window: int | None,
     ) -> torch.Tensor: ...
 
+    def store(self, pool: KVPool, layer: int, bound: Bound, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Keep [kv_heads, rows, head_dim] of one layer where `bound` says."""
+
     def prepare(self, bound: Bound) -> None:
         """Compute what all layers need of this table."""
 
     def tile(self, rows: int) -> int:
         """Rows per tile in a table of so many rows."""
 
-    def items(self, rows: int) -> int:
-        """Items in a table of so many rows: at least one for each."""
+    def spread(self, rows: int) -> int:
+        """Into how many items the contexts of a table of so many rows are cut."""
 
 
 class TableAttention:
@@ -84,7 +87,7 @@ class TableAttention:
         self.bound: Bound | None = None
 
     def layout(self, rows: int, keys: int, distances: int) -> Layout:
-        return Layout(rows, self._compute.tile(rows), self._compute.items(rows), keys, distances)
+        return Layout(rows, self._compute.tile(rows), self._compute.spread(rows), keys, distances)
 
     def bind(self, bound: Bound) -> None:
         self.bound = bound
@@ -102,11 +105,11 @@ class TableAttention:
     def begin(self, contexts: Sequence[Context], order: Ints, open_owners: set[int]) -> None:
         layout = self.layout(len(order), *needed(contexts))
         table = self.maker.make(layout, contexts, order, None)
-        self.bind(Bound.to(layout, torch.from_numpy(table).to(self._pool.device)))
+        self.bind(Bound(layout, torch.from_numpy(table).to(self._pool.device)))
 
     def store(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         assert self.bound is not None
-        store_rows(self._pool.keys, self._pool.values, layer, self.bound.slots, keys, values)
+        self._compute.store(self._pool, layer, self.bound, keys, values)
 
     def attend(self, layer: int, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
         assert self.bound is not None
@@ -144,14 +147,18 @@ class DenseCompute:
         output: torch.Tensor = dense_attention(query, keys, values, bound.keys, bound.distances(), scale, window)
         return output
 
+    def store(self, pool: KVPool, layer: int, bound: Bound, keys: torch.Tensor, values: torch.Tensor) -> None:
+        store_rows(pool.keys, pool.values, layer, bound.slots(), keys, values)
+
     def prepare(self, bound: Bound) -> None:
+        bound.slots()
         bound.distances()
 
     def tile(self, rows: int) -> int:
         return 1
 
-    def items(self, rows: int) -> int:
-        return rows
+    def spread(self, rows: int) -> int:
+        return 1
 
 
 @torch.library.custom_op("pipedec::dense_attention", mutates_args=())

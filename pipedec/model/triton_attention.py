@@ -13,17 +13,23 @@ import torch
 import triton
 import triton.language as tl
 
+from pipedec.model.kv_pool import KVPool
 from pipedec.model.table import HIDDEN, ITEM_HEAD, Column
 from pipedec.model.table_attention import Bound, like_output
+from pipedec.model.triton_device import INTERPRETED, processors, shared_memory
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)
-_MAX_QUERIES = {2: 128, 4: 16}  # of a program, by bytes of a number: what registers hold
-_MIN_QUERIES = 16  # of tl.dot
-_KEYS = {2: 64, 4: 32}  # that a program looks at together
+_MIN_QUERIES = 16  # of a program, for tl.dot
+_MAX_QUERIES = {2: 64, 4: 16}  # by bytes of a number: what registers of four warps hold
+_MANY_QUERIES = (
+    128  # with eight warps, where there is shared memory for deep pipelines: contexts are read half as often
+)
+_MAX_KEYS, _MIN_KEYS = {2: 64, 4: 32}, 16  # that a program looks at together
+_BUNDLED_ROWS = 8  # from which on a program joins the pieces of all query heads of a KV head
 _VARYING = ("rows_stride", "items_at", "items", "kv_heads", "window")  # no value of these is worth a compilation
 _LOG2_E = 1.4426950408889634
 
-_POSITION, _FIRST = tl.constexpr(int(Column.POSITION)), tl.constexpr(int(Column.FIRST))
+_POSITION, _SLOT = tl.constexpr(int(Column.POSITION)), tl.constexpr(int(Column.SLOT))
+_FIRST = tl.constexpr(int(Column.FIRST))
 _COMMITTED_END, _EXTRA = tl.constexpr(int(Column.COMMITTED_END)), tl.constexpr(int(Column.EXTRA))
 _DISTANCES, _LANE = tl.constexpr(int(Column.DISTANCES)), tl.constexpr(int(Column.LANE))
 _ITEM, _NUM_ITEMS = tl.constexpr(int(Column.ITEM)), tl.constexpr(int(Column.NUM_ITEMS))
@@ -31,21 +37,35 @@ _HEAD, _HIDDEN = tl.constexpr(ITEM_HEAD), tl.constexpr(HIDDEN)
 
 
 class TritonCompute:
-    """See `pipedec.model.table_attention.Compute`. Contexts are cut so that every processor has two programs."""
+    """See `pipedec.model.table_attention.Compute`. Contexts are cut so that every processor has two small programs, or
+    one large."""
 
-    def __init__(self, kv_heads: int, heads: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, kv_heads: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
         self._group: int = triton.next_power_of_2(heads // kv_heads)
-        self._bytes = max(2, dtype.itemsize)
-        processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
-        self._pieces = -(-2 * processors // kv_heads)
+        self._kv_heads, self._dim, self._bytes = kv_heads, _padded(head_dim), max(2, dtype.itemsize)
+        self._processors, shared = processors(device), shared_memory(device)
+        most = _MAX_KEYS[self._bytes]
+        self._large = self._bytes == 2 and self._memory(_MANY_QUERIES, most, pairs=4) < shared
+        self._keys = most
+        while self._keys > _MIN_KEYS and self._memory(_MAX_QUERIES[self._bytes], self._keys, pairs=2) > shared:
+            self._keys //= 2
+
+    def _memory(self, queries: int, keys: int, pairs: int) -> int:
+        """Bytes of shared memory that a program takes with that many pairs of K and V on their way."""
+        return self._bytes * self._dim * (queries + 2 * pairs * keys) + 4 * queries * keys
+
+    def _is_large(self, rows: int) -> bool:
+        return self._large and rows * self._group >= _MANY_QUERIES
 
     def tile(self, rows: int) -> int:
-        least, most = max(1, _MIN_QUERIES // self._group), max(1, _MAX_QUERIES[self._bytes] // self._group)
+        queries = _MANY_QUERIES if self._is_large(rows) else _MAX_QUERIES[self._bytes]
+        least, most = max(1, _MIN_QUERIES // self._group), max(1, queries // self._group)
         fitting: int = min(triton.next_power_of_2(rows), most)
         return max(least, fitting)
 
-    def items(self, rows: int) -> int:
-        return rows + self._pieces
+    def spread(self, rows: int) -> int:
+        programs = self._processors if self._is_large(rows) else 2 * self._processors
+        return max(1, programs // self._kv_heads)
 
     def __call__(
         self,
@@ -58,12 +78,20 @@ class TritonCompute:
     ) -> torch.Tensor:
         layout = bound.layout
         output: torch.Tensor = tree_attention(
-            query, keys, values, bound.table, layout.rows, layout.tile, layout.items, scale, window
+            query, keys, values, bound.table, layout.rows, layout.tile, layout.items, self._keys, scale, window
         )
         return output
 
+    def store(self, pool: KVPool, layer: int, bound: Bound, keys: torch.Tensor, values: torch.Tensor) -> None:
+        store_in_pool(pool.keys, pool.values, layer, bound.table, bound.layout.rows, keys, values)
+
     def prepare(self, bound: Bound) -> None:
         """Nothing: the kernels read the table themselves."""
+
+
+def _padded(head_dim: int) -> int:
+    size: int = max(16, triton.next_power_of_2(head_dim))
+    return size
 
 
 @torch.library.custom_op("pipedec::tree_attention", mutates_args=())
@@ -75,6 +103,7 @@ def tree_attention(
     rows_stride: int,
     tile: int,
     items: int,
+    keys_at_once: int,
     scale: float,
     window: int | None,
 ) -> torch.Tensor:
@@ -83,7 +112,7 @@ def tree_attention(
     heads, rows, head_dim = query.shape
     kv_heads = keys.shape[0]
     group = triton.next_power_of_2(heads // kv_heads)
-    padded = max(16, triton.next_power_of_2(head_dim))
+    padded = _padded(head_dim)
     queries = tile * group
     query = query if query.stride(2) == 1 else query.contiguous()
     partial = torch.empty(items, kv_heads, queries, padded, dtype=torch.float32, device=query.device)
@@ -107,15 +136,16 @@ def tree_attention(
             scale * _LOG2_E,
             window or 0,
             TILE=tile,
-            KEYS=_KEYS[max(2, query.element_size())],
+            KEYS=keys_at_once,
             WINDOWED=window is not None,
             UPCAST=INTERPRETED and query.dtype == torch.bfloat16,  # whose products the interpreter gets wrong
             **sizes,
-            num_warps=8 if queries >= 128 else 4,
-            num_stages=2,
+            num_warps=8 if queries >= _MANY_QUERIES else 4,
+            num_stages=5 if queries >= _MANY_QUERIES else 2,
             enable_fp_fusion=True,
         )
-        _join_pieces[(rows, heads)](
+        bundle = group if rows >= _BUNDLED_ROWS and group == heads // kv_heads else 1
+        _join_pieces[(rows, heads // bundle)](
             partial,
             state,
             table,
@@ -124,7 +154,8 @@ def tree_attention(
             items,
             kv_heads,
             QUERIES=queries,
-            PIECES=16,
+            BUNDLE=bundle,
+            PIECES=max(2, 16 // bundle),
             **sizes,
             enable_fp_fusion=True,
         )
@@ -132,6 +163,70 @@ def tree_attention(
 
 
 tree_attention.register_fake(like_output)
+
+
+@torch.library.custom_op("pipedec::store_in_pool", mutates_args=("key_pool", "value_pool"))
+def store_in_pool(
+    key_pool: torch.Tensor,
+    value_pool: torch.Tensor,
+    layer: int,
+    table: torch.Tensor,
+    rows_stride: int,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+) -> None:
+    """Keep [kv_heads, rows, head_dim] of one layer where a table says that has so many rows. Takes all layers' pools:
+    a compiler would copy what is changed through a view."""
+    kv_heads, rows, head_dim = keys.shape
+    key_pool, value_pool = key_pool[layer], value_pool[layer]
+    keys, values = (part if part.stride(2) == 1 else part.contiguous() for part in (keys, values))
+    with torch.cuda.device_of(keys):  # type: ignore[no-untyped-call]  # Triton launches on the current one
+        _store_row[(rows, kv_heads)](
+            key_pool,
+            value_pool,
+            table,
+            keys,
+            values,
+            key_pool.stride(0),
+            key_pool.stride(1),
+            keys.stride(0),
+            keys.stride(1),
+            values.stride(0),
+            values.stride(1),
+            rows_stride,
+            DIM=head_dim,
+            DIM_PADDED=triton.next_power_of_2(head_dim),
+            num_warps=1,
+        )
+
+
+@triton.jit(do_not_specialize=("rows_stride",))  # type: ignore[untyped-decorator]
+def _store_row(  # type: ignore[no-untyped-def]
+    key_pool,
+    value_pool,
+    table,
+    keys,
+    values,
+    pool_head_stride,
+    pool_slot_stride,
+    key_head_stride,
+    key_row_stride,
+    value_head_stride,
+    value_row_stride,
+    rows_stride,
+    DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr,
+):
+    """K and V of one row and KV head."""
+    row, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    slot = tl.load(table + _SLOT * rows_stride + row).to(tl.int64)
+    dim = tl.arange(0, DIM_PADDED)
+    inside = dim < DIM
+    place = head * pool_head_stride + slot * pool_slot_stride + dim
+    k = tl.load(keys + head * key_head_stride + row * key_row_stride + dim, mask=inside)
+    v = tl.load(values + head * value_head_stride + row * value_row_stride + dim, mask=inside)
+    tl.store(key_pool + place, k, mask=inside)
+    tl.store(value_pool + place, v, mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -251,31 +346,36 @@ def _join_pieces(  # type: ignore[no-untyped-def]
     DIM: tl.constexpr,
     DIM_PADDED: tl.constexpr,
     QUERIES: tl.constexpr,
+    BUNDLE: tl.constexpr,
     PIECES: tl.constexpr,
 ):
-    """One row and query head: its softmax over all pieces. A row without items, which is padding, gets zeros."""
-    row, head = tl.program_id(0), tl.program_id(1)
+    """One row and some query heads of one KV head: their softmax over all pieces. A row without items, which is
+    padding, gets zeros."""
+    row = tl.program_id(0)
+    head = tl.program_id(1) * BUNDLE + tl.arange(0, BUNDLE)
     item = tl.load(table + _ITEM * rows_stride + row)
     count = tl.load(table + _NUM_ITEMS * rows_stride + row)
     lane = tl.load(table + _LANE * rows_stride + row) * GROUP_PADDED + head % GROUP
     dim = tl.arange(0, DIM_PADDED)
-    top = tl.full([], float("-inf"), tl.float32)
-    total = tl.full([], 0.0, tl.float32)
-    sums = tl.zeros([DIM_PADDED], tl.float32)
+    top = tl.full([BUNDLE], float("-inf"), tl.float32)
+    total = tl.zeros([BUNDLE], tl.float32)
+    sums = tl.zeros([BUNDLE, DIM_PADDED], tl.float32)
     for at in range(0, count, PIECES):
         piece = at + tl.arange(0, PIECES)
-        inside = piece < count
-        place = ((item + piece).to(tl.int64) * kv_heads + head // GROUP) * QUERIES + lane
+        inside = (piece < count)[:, None]
+        place = ((item + piece).to(tl.int64) * kv_heads)[:, None] * QUERIES + (head // GROUP * QUERIES + lane)[None, :]
         tops = tl.load(state + place, mask=inside, other=float("-inf"))
         totals = tl.load(state + items * kv_heads * QUERIES + place, mask=inside, other=0.0)
+        values = tl.load(
+            partial + place[:, :, None] * DIM_PADDED + dim[None, None, :], mask=inside[:, :, None], other=0.0
+        )
         new_top = tl.maximum(top, tl.max(tops, 0))
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weights = tl.exp2(tops - base)
-        values = tl.load(partial + place[:, None] * DIM_PADDED + dim[None, :], mask=inside[:, None], other=0.0)
+        weights = tl.exp2(tops - base[None, :])
         shrink = tl.exp2(top - base)
         total = total * shrink + tl.sum(weights * totals, 0)
-        sums = sums * shrink + tl.sum(weights[:, None] * values, 0)
+        sums = sums * shrink[:, None] + tl.sum(weights[:, :, None] * values, 0)
         top = new_top
-    result = sums / tl.where(total == 0.0, 1.0, total)
-    place = (row * tl.num_programs(1) + head) * DIM + dim
-    tl.store(output + place, result.to(output.dtype.element_ty), mask=dim < DIM)
+    result = sums / tl.where(total == 0.0, 1.0, total)[:, None]
+    place = (row * (tl.num_programs(1) * BUNDLE) + head)[:, None] * DIM + dim[None, :]
+    tl.store(output + place, result.to(output.dtype.element_ty), mask=(dim < DIM)[None, :])

@@ -116,7 +116,7 @@ def both(
 
 
 def make_compute(kind: str, heads: Heads, dtype: torch.dtype) -> Compute:
-    return DenseCompute() if kind == "dense" else TritonCompute(heads.kv, heads.query, dtype, DEVICE)
+    return DenseCompute() if kind == "dense" else TritonCompute(heads.kv, heads.query, heads.dim, dtype, DEVICE)
 
 
 LOADS = {
@@ -178,13 +178,13 @@ def test_padding_changes_no_bit_and_is_finite(kind: str) -> None:
     table = torch.full((layout.size,), 10**6, dtype=torch.int32, device=DEVICE)
     made = torch.from_numpy(attention.maker.make(layout, contexts, np.arange(3), None)).to(DEVICE)
     table[: len(made)] = made
-    attention.bind(Bound.to(layout, table))
+    attention.bind(Bound(layout, table))
     padded = torch.cat([query, torch.full((4, 5, 16), torch.nan, device=DEVICE)], 1)
     actual = attention.attend(0, padded, 0.25, None)
     torch.testing.assert_close(actual[:3], expected, atol=TOLERANCE[torch.float32], rtol=0)
     assert torch.isfinite(actual).all()
     assert attention.bound is not None
-    assert (attention.bound.slots[3:] == SLOTS).all()
+    assert (attention.bound.slots()[3:] == SLOTS).all()
 
 
 def test_equal_tables_give_equal_bits() -> None:
@@ -203,7 +203,7 @@ def test_items_cover_every_key_of_every_row_once(seed: int) -> None:
     contexts = random_contexts(seed, *(part.tolist() for part in load))
     count = sum(len(context.rows) for context in contexts)
     attention = TableAttention(
-        make_pool(Heads(8, 2, 16), torch.float32, 1), SLOTS, TritonCompute(2, 8, torch.float16, DEVICE)
+        make_pool(Heads(8, 2, 16), torch.float32, 1), SLOTS, TritonCompute(2, 8, 16, torch.float16, DEVICE)
     )
     layout = attention.layout(count, *needed(contexts))
     table = TableMaker(SLOTS, SLOTS).make(layout, contexts, np.arange(count), None)

@@ -1,0 +1,80 @@
+"""Linear layers of CUDA devices: few rows go through `skinny_product`, once for layers that are given the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import linear as any_product
+
+from pipedec.model.skinny_product import MAX_ROWS, fits, skinny_product
+
+# What transformers calls layers that are given the same rows, in the order in which they are asked.
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+def stream(modules: Iterable[nn.Module]) -> None:
+    """Let every linear layer in these modules, if it fits, compute so."""
+    for module in modules:
+        for parent in module.modules():
+            for names in _SIBLINGS:
+                siblings = [getattr(parent, name, None) for name in names]
+                if all(type(layer) is nn.Linear and fits(layer.weight) for layer in siblings):
+                    _join(siblings)  # type: ignore[arg-type]
+        for layer in module.modules():
+            if type(layer) is nn.Linear and fits(layer.weight) and "forward" not in vars(layer):
+                # As an attribute of the instance, not a new module: what others know of the layer stays true.
+                layer.forward = _forward(layer)  # type: ignore[method-assign, assignment]
+
+
+def _forward(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The layer's forward. It does not hold the layer, which would then outlive its last user."""
+    weight, bias = layer.weight, layer.bias
+    return lambda rows: _product(rows, weight, bias)
+
+
+def _join(layers: Sequence[nn.Linear]) -> None:
+    """One product for all of them. Their weights become parts of one, which is in memory once."""
+    if len({layer.bias is None for layer in layers}) > 1 or len({layer.in_features for layer in layers}) > 1:
+        return
+    widths = [layer.out_features for layer in layers]
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    for layer, part in zip(layers, torch.split(weight, widths), strict=True):
+        layer.weight = nn.Parameter(part, requires_grad=False)
+    bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
+    joint = _Joint(weight, bias, widths)
+    for index, layer in enumerate(layers):
+        layer.forward = _part_of(joint, index)  # type: ignore[method-assign, assignment]
+
+
+def _part_of(joint: _Joint, index: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda rows: joint.part(index, rows)
+
+
+class _Joint:
+    """Layers that are given the same rows. The first that is asked computes for all, the last takes what is left."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, widths: Sequence[int]) -> None:
+        self._weight, self._bias, self._widths = weight, bias, list(widths)
+        self._rows: torch.Tensor | None = None
+        self._parts: Sequence[torch.Tensor] = ()
+
+    def part(self, index: int, rows: torch.Tensor) -> torch.Tensor:
+        """What layer `index` makes of the rows."""
+        if rows is not self._rows:
+            self._rows = rows
+            self._parts = torch.split(_product(rows, self._weight, self._bias), self._widths, -1)
+        made = self._parts[index]
+        if index == len(self._widths) - 1:
+            self._rows, self._parts = None, ()
+        return made
+
+
+def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    columns, depth = weight.shape
+    if rows.numel() // depth > MAX_ROWS:
+        return any_product(rows, weight, bias)
+    product: torch.Tensor = skinny_product(rows.reshape(-1, depth), weight)
+    product = product.view(*rows.shape[:-1], columns)
+    return product if bias is None else product + bias

@@ -1,0 +1,28 @@
+"""What Triton's kernels are run on."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import triton
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)  # on the CPU, as TRITON_INTERPRET=1 asks for
+_INTERPRETER = 2, 1 << 18  # processors and shared memory that it is taken to have
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """How many programs run at once, if one fills a processor."""
+    if device.type != "cuda":
+        return _INTERPRETER[0]
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that one program can have."""
+    if device.type != "cuda":
+        return _INTERPRETER[1]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
