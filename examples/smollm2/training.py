@@ -24,7 +24,7 @@ from examples.smollm2.answers import HELD_OUT, Answer, load
 from examples.smollm2.student import first_student, load_student, save_student
 
 WARM_UP, DECAY = 0.02, 0.7  # shares of all tokens
-STEP_TOKENS = 4096  # tokens, padding included, that are computed at once
+STEP_TOKENS = {"cpu": 4096, "cuda": 16384}  # padding included, that are computed at once
 LEARNT = 16  # likeliest tokens of each distribution that are learnt
 SCALES = tuple(0.8**power for power in range(16))  # of the first norm, to choose from
 STATE = "training.pt"
@@ -58,11 +58,12 @@ class Training:
 def train(target: Path, data: Path, out: Path, plan: Training, device: str, tell: Callable[[str], None]) -> None:
     """Train from where `data`'s state file stands, and save the draft to `out` at every measurement."""
     student = (load_student(target, plan.start) if plan.start else first_student(target, plan.layers)).to(device)
-    student.set_attn_implementation("eager")  # of so short texts the faster, on a CPU
+    kind = torch.device(device).type
+    student.set_attn_implementation("eager" if kind == "cpu" else "sdpa")  # of so short texts, the faster on a CPU
     trained = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     state_file, held_out = data / STATE, load([data / HELD_OUT])
-    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.low_precision)
+    autocast = torch.autocast(kind, torch.bfloat16, enabled=plan.low_precision)
     done = updates = 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device)
@@ -70,7 +71,7 @@ def train(target: Path, data: Path, out: Path, plan: Training, device: str, tell
         optimizer.load_state_dict(state["optimizer"])
         done, updates = state["done"], state["updates"]
     start, before, losses = time.monotonic(), done, []
-    for batch in _batches(data, plan, seed=plan.seed + updates):
+    for batch in _batches(data, plan, STEP_TOKENS[kind], seed=plan.seed + updates):
         if not updates and not plan.start:
             with autocast:
                 _soften(student, batch[0], plan.vocabulary)
@@ -153,7 +154,7 @@ def _loss(student: Any, answers: Sequence[Answer], vocabulary: int) -> torch.Ten
     return loss
 
 
-def _batches(data: Path, plan: Training, seed: int) -> Iterator[list[list[Answer]]]:
+def _batches(data: Path, plan: Training, step_tokens: int, seed: int) -> Iterator[list[list[Answer]]]:
     """Endless updates, each a list of steps; new shards join at each pass over the data.
 
     Answers of an update are of like length: of any lengths, a third of what is computed would be padding.
@@ -165,7 +166,9 @@ def _batches(data: Path, plan: Training, seed: int) -> Iterator[list[list[Answer
             raise FileNotFoundError(f"{data} holds no shards; run the step `collect` first")
         rng.shuffle(answers)
         for first in range(0, len(answers), SORTED):
-            updates = list(_updates(sorted(answers[first : first + SORTED], key=_length), plan.batch_tokens))
+            updates = list(
+                _updates(sorted(answers[first : first + SORTED], key=_length), plan.batch_tokens, step_tokens)
+            )
             rng.shuffle(updates)
             yield from updates
 
@@ -174,22 +177,22 @@ def _length(answer: Answer) -> int:
     return len(answer.prompt) + len(answer.tokens)
 
 
-def _updates(answers: Sequence[Answer], batch_tokens: int) -> Iterator[list[list[Answer]]]:
+def _updates(answers: Sequence[Answer], batch_tokens: int, step_tokens: int) -> Iterator[list[list[Answer]]]:
     batch: list[Answer] = []
     for answer in answers:
         batch.append(answer)
         if sum(len(a.tokens) for a in batch) >= batch_tokens:
-            yield _steps(batch)
+            yield _steps(batch, step_tokens)
             batch = []
     if batch:
-        yield _steps(batch)
+        yield _steps(batch, step_tokens)
 
 
-def _steps(batch: Sequence[Answer]) -> list[list[Answer]]:
+def _steps(batch: Sequence[Answer], step_tokens: int) -> list[list[Answer]]:
     """Of answers ever longer."""
     steps: list[list[Answer]] = [[]]
     for answer in batch:
-        if steps[-1] and (len(steps[-1]) + 1) * _length(answer) > STEP_TOKENS:
+        if steps[-1] and (len(steps[-1]) + 1) * _length(answer) > step_tokens:
             steps.append([])
         steps[-1].append(answer)
     return steps

@@ -26,6 +26,14 @@ def fits(weight: torch.Tensor) -> bool:
     return weight.dtype in _DTYPES and weight.is_contiguous() and columns % _MANY[0] == 0 and depth % _FEW[1] == 0
 
 
+def shape(rows: int, columns: int, item_bytes: int, shared: int) -> dict[str, int]:
+    """How to launch the kernel where a program has `shared` bytes of shared memory."""
+    width, piece = _MANY if columns >= _PROGRAMS * _MANY[0] else _FEW
+    height = max(_LEAST_ROWS, triton.next_power_of_2(rows))
+    stages = min(_STAGES, 1 + shared // (item_bytes * piece * (width + height)))
+    return {"ROWS": height, "COLUMNS": width, "PIECE": piece, "num_warps": 4, "num_stages": stages}
+
+
 @torch.library.custom_op("pipedec::skinny_product", mutates_args=())
 def skinny_product(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Rows [rows, depth], up to MAX_ROWS, with weights [columns, depth] that `fits` holds for: [rows, columns]."""
@@ -34,22 +42,17 @@ def skinny_product(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     output = rows.new_empty(count, columns)
     if not count:
         return output
-    width, piece = _MANY if columns >= _PROGRAMS * _MANY[0] else _FEW
+    sizes = shape(count, columns, rows.element_size(), shared_memory(rows.device))
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]  # Triton launches on the current one
-        height = max(_LEAST_ROWS, triton.next_power_of_2(count))
-        _product[(columns // width,)](
+        _product[(columns // sizes["COLUMNS"],)](
             rows.contiguous(),
             weight,
             output,
             count,
             columns,
             depth,
-            ROWS=height,
-            COLUMNS=width,
-            PIECE=piece,
             UPCAST=INTERPRETED and rows.dtype == torch.bfloat16,  # whose products the interpreter gets wrong
-            num_warps=4,
-            num_stages=min(_STAGES, 1 + shared_memory(rows.device) // (rows.element_size() * piece * (width + height))),
+            **sizes,
         )
     return output
 

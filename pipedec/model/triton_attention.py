@@ -38,7 +38,7 @@ _HEAD, _HIDDEN = tl.constexpr(ITEM_HEAD), tl.constexpr(HIDDEN)
 
 class TritonCompute:
     """See `pipedec.model.table_attention.Compute`. Contexts are cut so that every processor has two small programs, or
-    one large."""
+    one large. `keys`: that a program looks at together, as many as its shared memory holds."""
 
     def __init__(self, kv_heads: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
         self._group: int = triton.next_power_of_2(heads // kv_heads)
@@ -46,9 +46,9 @@ class TritonCompute:
         self._processors, shared = processors(device), shared_memory(device)
         most = _MAX_KEYS[self._bytes]
         self._large = self._bytes == 2 and self._memory(_MANY_QUERIES, most, pairs=4) < shared
-        self._keys = most
-        while self._keys > _MIN_KEYS and self._memory(_MAX_QUERIES[self._bytes], self._keys, pairs=2) > shared:
-            self._keys //= 2
+        self.keys = most
+        while self.keys > _MIN_KEYS and self._memory(_MAX_QUERIES[self._bytes], self.keys, pairs=2) > shared:
+            self.keys //= 2
 
     def _memory(self, queries: int, keys: int, pairs: int) -> int:
         """Bytes of shared memory that a program takes with that many pairs of K and V on their way."""
@@ -78,7 +78,7 @@ class TritonCompute:
     ) -> torch.Tensor:
         layout = bound.layout
         output: torch.Tensor = tree_attention(
-            query, keys, values, bound.table, layout.rows, layout.tile, layout.items, self._keys, scale, window
+            query, keys, values, bound.table, layout.rows, layout.tile, layout.items, self.keys, scale, window
         )
         return output
 
@@ -87,6 +87,12 @@ class TritonCompute:
 
     def prepare(self, bound: Bound) -> None:
         """Nothing: the kernels read the table themselves."""
+
+
+def launch(queries: int) -> dict[str, int]:
+    """How to launch a program of so many queries."""
+    large = queries >= _MANY_QUERIES
+    return {"num_warps": 8 if large else 4, "num_stages": 5 if large else 2}
 
 
 def _padded(head_dim: int) -> int:
@@ -140,8 +146,7 @@ def tree_attention(
             WINDOWED=window is not None,
             UPCAST=INTERPRETED and query.dtype == torch.bfloat16,  # whose products the interpreter gets wrong
             **sizes,
-            num_warps=8 if queries >= _MANY_QUERIES else 4,
-            num_stages=5 if queries >= _MANY_QUERIES else 2,
+            **launch(queries),
             enable_fp_fusion=True,
         )
         bundle = group if rows >= _BUNDLED_ROWS and group == heads // kv_heads else 1

@@ -1,4 +1,4 @@
-"""Compiles the attention kernels for GPUs that need not be there, and prints a line of JSON for each.
+"""Compiles the kernels for GPUs that need not be there, and prints a line of JSON for each.
 
 A program of its own: where there is no GPU, the tests' process has the kernels interpreted.
 """
@@ -6,27 +6,32 @@ A program of its own: where there is no GPU, the tests' process has the kernels 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
+import torch
 from triton import compile as compile_for
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipedec.model import triton_attention
+from pipedec.model import skinny_product, triton_attention
 
 NUMBERS = dict.fromkeys(
     ("query_row_stride", "query_head_stride", "head_stride", "slot_stride", "rows_stride", "items_at", "window"), "i32"
 )
-ODD = ("scale", "window", "rows_stride", "items_at", "items", "kv_heads")  # not known to be multiples of 16
-JOINED = {"rows_stride": "i32", "items": "i32", "kv_heads": "i32"}
-SHAPES = (  # bits of capability, dtype, rows of a tile, query heads per KV head, head_dim
-    (90, "bf16", 16, 8, 128),  # a stage of Llama-3.1-70B, many rows
-    (90, "bf16", 2, 8, 128),  # and one row
-    (80, "fp16", 32, 4, 64),  # a draft like Llama-3.2-1B
+ODD = ("scale", "window", "rows_stride", "items_at", "items", "kv_heads", "count")  # not known to be multiples of 16
+STORED = ("pool_head_stride", "pool_slot_stride", "key_head_stride", "key_row_stride", "value_head_stride")
+HEADS = (  # rows, query heads per KV head, head_dim
+    (32, 8, 128),  # a stage of Llama-3.1-70B, many rows
+    (1, 8, 128),  # and one row
+    (32, 4, 64),  # a draft like Llama-3.2-1B
+    (32, 2, 256),  # wide heads
 )
+PRODUCTS = ((1, 28672), (64, 28672), (64, 2048))  # rows, columns
 
 
-def compiled(kernel: Any, capability: int, signature: dict[str, str], constants: dict[str, Any], warps: int) -> Any:
+def report(capability: int, dtype: str, kernel: Any, signature: dict[str, str], constants: dict[str, int]) -> None:
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
     names = kernel.arg_names
     source = ASTSource(
         kernel,
@@ -34,32 +39,43 @@ def compiled(kernel: Any, capability: int, signature: dict[str, str], constants:
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in signature if name not in ODD},
     )
-    options = {"num_warps": warps, "num_stages": 2, "enable_fp_fusion": True}
-    return compile_for(source, target=GPUTarget("cuda", capability, 32), options=options)
+    made = compile_for(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True, **options})
+    print(
+        json.dumps(
+            {
+                "kernel": kernel.__name__,
+                "capability": capability,
+                "dtype": dtype,
+                "shared": made.metadata.shared,
+                "tensor_cores": any(name in made.asm["ptx"] for name in ("wgmma.mma_async", "mma.sync")),
+            }
+        )
+    )
 
 
-def main() -> None:
-    for capability, dtype, tile, group, dim in SHAPES:
+def main(capability: int, shared: int, dtype: str) -> None:
+    """Everything for one kind of GPU, and where a program has that much shared memory."""
+    triton_attention.shared_memory = lambda device: shared  # type: ignore[assignment]
+    half, numbers = f"*{dtype}", {"partial": "*fp32", "state": "*fp32"}
+    for rows, group, dim in HEADS:
+        compute = triton_attention.TritonCompute(8, 8 * group, dim, torch.float16, torch.device("cpu"))
+        queries = compute.tile(rows) * group
         sizes = {"GROUP": group, "GROUP_PADDED": group, "DIM": dim, "DIM_PADDED": dim}
-        pools = {"query": f"*{dtype}", "keys": f"*{dtype}", "values": f"*{dtype}", "table": "*i32"}
-        attend = compiled(
-            triton_attention._attend_piece,
-            capability,
-            {**pools, "partial": "*fp32", "state": "*fp32", "scale": "fp32", **NUMBERS},
-            {**sizes, "TILE": tile, "KEYS": 64, "WINDOWED": dim == 64, "UPCAST": False},
-            warps=8 if tile * group >= 128 else 4,
-        )
-        join = compiled(
-            triton_attention._join_pieces,
-            capability,
-            {"partial": "*fp32", "state": "*fp32", "table": "*i32", "output": f"*{dtype}", **JOINED},
-            {**sizes, "QUERIES": tile * group, "PIECES": 16},
-            warps=4,
-        )
-        shared = max(attend.metadata.shared, join.metadata.shared)
-        tensor_cores = any(name in attend.asm["ptx"] for name in ("wgmma.mma_async", "mma.sync"))
-        print(json.dumps({"capability": capability, "dtype": dtype, "shared": shared, "tensor_cores": tensor_cores}))
+        pools = {"query": half, "keys": half, "values": half, "table": "*i32", "scale": "fp32"}
+        looking = {"TILE": queries // group, "KEYS": compute.keys, "WINDOWED": dim == 64, "UPCAST": False}
+        attend = {**sizes, **looking, **triton_attention.launch(queries)}
+        report(capability, dtype, triton_attention._attend_piece, pools | numbers | NUMBERS, attend)
+        bundled = {**sizes, "QUERIES": queries, "BUNDLE": group, "PIECES": 2}
+        joined = {"table": "*i32", "output": half, "rows_stride": "i32", "items": "i32", "kv_heads": "i32"}
+        report(capability, dtype, triton_attention._join_pieces, numbers | joined, bundled)
+        stored = dict.fromkeys(("key_pool", "value_pool", "keys", "values"), half) | dict.fromkeys(STORED, "i32")
+        stored |= {"table": "*i32", "value_row_stride": "i32", "rows_stride": "i32"}
+        report(capability, dtype, triton_attention._store_row, stored, {"DIM": dim, "DIM_PADDED": dim, "num_warps": 1})
+    for rows, columns in PRODUCTS:
+        given = dict.fromkeys(("rows", "weight", "output"), half) | dict.fromkeys(("count", "columns", "depth"), "i32")
+        constants = {**skinny_product.shape(rows, columns, 2, shared), "UPCAST": False}
+        report(capability, dtype, skinny_product._product, given, constants)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

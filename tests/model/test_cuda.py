@@ -10,6 +10,7 @@ import torch
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
+from pipedec.model.skinny_product import skinny_product
 from pipedec.model.staging import PinnedStaging
 from pipedec.policy import PolicyName
 from tests.exactness.pipelines import POLICIES, SAMPLED, expected, load, run
@@ -19,6 +20,7 @@ from tests.tiny import tiny_model
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and a CUDA build of torch"),
+    pytest.mark.filterwarnings("default"),  # torch's compiler has some
 ]
 RECORDED = Execution("triton", (1, 4, 16), graphs=True)
 FUSED = Execution("triton", (1, 4, 16), graphs=True, fused=True)
@@ -53,6 +55,15 @@ def test_greedy_tokens_equal_the_cpu_s(llama: Path, policy: PolicyName, stages: 
 def test_sampled_tokens_equal_the_cpu_s(llama: Path) -> None:
     requests = load(4, seed=2, sampling=SAMPLED)
     assert run(llama, "adaptive", 2, "right", requests, device="cuda") == run(llama, "none", 1, "", requests)
+
+
+@pytest.mark.parametrize(("columns", "depth"), [(128, 512), (8192, 1024)])
+def test_a_product_s_rows_are_the_same_bits_in_any_company(columns: int, depth: int) -> None:
+    weight = torch.randn(columns, depth, dtype=torch.bfloat16, device="cuda")
+    rows = torch.randn(64, depth, dtype=torch.bfloat16, device="cuda")
+    whole = skinny_product(rows, weight)
+    for count in (1, 5, 16, 17, 33):
+        assert torch.equal(skinny_product(rows[:count], weight), whole[:count])
 
 
 def test_weights_are_on_the_device_alone(llama: Path) -> None:

@@ -1,4 +1,4 @@
-"""The attention kernels compile for GPUs, whether there is one or not."""
+"""The kernels compile for GPUs, whether there is one or not, and a program fits into their shared memory."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pipedec.config import child_environment
 
-SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a program may have, by capability
+GPUS = {"A100": (80, 163, "bf16"), "L4": (89, 99, "fp16"), "H100": (90, 227, "bf16")}  # KiB of shared memory
 
 
-def test_kernels_compile_and_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpu", GPUS)
+def test_kernels_compile_and_fit(tmp_path: Path, gpu: str) -> None:
+    capability, memory, dtype = GPUS[gpu]
     environment = child_environment({"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)})
-    command = [sys.executable, "-m", "tests.model.compile_kernels"]
+    command = [sys.executable, "-m", "tests.model.compile_kernels", str(capability), str(memory << 10), dtype]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == 3
+    assert {kernel["kernel"] for kernel in found} == {"_attend_piece", "_join_pieces", "_store_row", "_product"}
     for kernel in found:
-        assert kernel["shared"] <= SHARED[kernel["capability"]]
-        assert kernel["tensor_cores"]
+        assert kernel["shared"] <= memory << 10, kernel
+        assert kernel["tensor_cores"] == (kernel["kernel"] in ("_attend_piece", "_product"))

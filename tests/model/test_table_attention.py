@@ -129,6 +129,15 @@ LOADS = {
 }
 
 
+def test_many_rows_are_looked_at_together_where_memory_allows() -> None:
+    heads = Heads(16, 2, 32)
+    compute = TritonCompute(heads.kv, heads.query, heads.dim, torch.float16, DEVICE)
+    assert compute.tile(40) * heads.query // heads.kv > 64
+    contexts = random_contexts(3, [MIN_PIECE + 20, 30], [37, 3], [0, 0])
+    actual, expected = both(compute, contexts, heads, torch.float16)
+    torch.testing.assert_close(actual.float(), expected, atol=2e-3, rtol=2e-3)
+
+
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize("kind", ["dense", "triton"])
 def test_equal_to_plain_attention(kind: str, load: str) -> None:
