@@ -26,6 +26,7 @@ def stream(modules: Iterable[nn.Module]) -> None:
             if type(layer) is nn.Linear and fits(layer.weight) and "forward" not in vars(layer):
                 # As an attribute of the instance, not a new module: what others know of the layer stays true.
                 layer.forward = _forward(layer)  # type: ignore[method-assign, assignment]
+    torch.cuda.empty_cache()  # of what joint weights were made of
 
 
 def _forward(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -17,6 +17,7 @@ from pipedec.model.kv_pool import KVPool
 from pipedec.model.table import HIDDEN, ITEM_HEAD, Column
 from pipedec.model.table_attention import Bound, like_output
 from pipedec.model.triton_device import INTERPRETED, processors, shared_memory
+from pipedec.model.triton_store import store_in_pool
 
 _MIN_QUERIES = 16  # of a program, for tl.dot
 _MAX_QUERIES = {2: 64, 4: 16}  # by bytes of a number: what registers of four warps hold
@@ -28,8 +29,7 @@ _BUNDLED_ROWS = 8  # from which on a program joins the pieces of all query heads
 _VARYING = ("rows_stride", "items_at", "items", "kv_heads", "window")  # no value of these is worth a compilation
 _LOG2_E = 1.4426950408889634
 
-_POSITION, _SLOT = tl.constexpr(int(Column.POSITION)), tl.constexpr(int(Column.SLOT))
-_FIRST = tl.constexpr(int(Column.FIRST))
+_POSITION, _FIRST = tl.constexpr(int(Column.POSITION)), tl.constexpr(int(Column.FIRST))
 _COMMITTED_END, _EXTRA = tl.constexpr(int(Column.COMMITTED_END)), tl.constexpr(int(Column.EXTRA))
 _DISTANCES, _LANE = tl.constexpr(int(Column.DISTANCES)), tl.constexpr(int(Column.LANE))
 _ITEM, _NUM_ITEMS = tl.constexpr(int(Column.ITEM)), tl.constexpr(int(Column.NUM_ITEMS))
@@ -168,70 +168,6 @@ def tree_attention(
 
 
 tree_attention.register_fake(like_output)
-
-
-@torch.library.custom_op("pipedec::store_in_pool", mutates_args=("key_pool", "value_pool"))
-def store_in_pool(
-    key_pool: torch.Tensor,
-    value_pool: torch.Tensor,
-    layer: int,
-    table: torch.Tensor,
-    rows_stride: int,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-) -> None:
-    """Keep [kv_heads, rows, head_dim] of one layer where a table says that has so many rows. Takes all layers' pools:
-    a compiler would copy what is changed through a view."""
-    kv_heads, rows, head_dim = keys.shape
-    key_pool, value_pool = key_pool[layer], value_pool[layer]
-    keys, values = (part if part.stride(2) == 1 else part.contiguous() for part in (keys, values))
-    with torch.cuda.device_of(keys):  # type: ignore[no-untyped-call]  # Triton launches on the current one
-        _store_row[(rows, kv_heads)](
-            key_pool,
-            value_pool,
-            table,
-            keys,
-            values,
-            key_pool.stride(0),
-            key_pool.stride(1),
-            keys.stride(0),
-            keys.stride(1),
-            values.stride(0),
-            values.stride(1),
-            rows_stride,
-            DIM=head_dim,
-            DIM_PADDED=triton.next_power_of_2(head_dim),
-            num_warps=1,
-        )
-
-
-@triton.jit(do_not_specialize=("rows_stride",))  # type: ignore[untyped-decorator]
-def _store_row(  # type: ignore[no-untyped-def]
-    key_pool,
-    value_pool,
-    table,
-    keys,
-    values,
-    pool_head_stride,
-    pool_slot_stride,
-    key_head_stride,
-    key_row_stride,
-    value_head_stride,
-    value_row_stride,
-    rows_stride,
-    DIM: tl.constexpr,
-    DIM_PADDED: tl.constexpr,
-):
-    """K and V of one row and KV head."""
-    row, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    slot = tl.load(table + _SLOT * rows_stride + row).to(tl.int64)
-    dim = tl.arange(0, DIM_PADDED)
-    inside = dim < DIM
-    place = head * pool_head_stride + slot * pool_slot_stride + dim
-    k = tl.load(keys + head * key_head_stride + row * key_row_stride + dim, mask=inside)
-    v = tl.load(values + head * value_head_stride + row * value_row_stride + dim, mask=inside)
-    tl.store(key_pool + place, k, mask=inside)
-    tl.store(value_pool + place, v, mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

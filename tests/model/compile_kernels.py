@@ -14,7 +14,7 @@ from triton import compile as compile_for
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipedec.model import skinny_product, triton_attention
+from pipedec.model import skinny_product, triton_attention, triton_store
 
 NUMBERS = dict.fromkeys(
     ("query_row_stride", "query_head_stride", "head_stride", "slot_stride", "rows_stride", "items_at", "window"), "i32"
@@ -70,7 +70,7 @@ def main(capability: int, shared: int, dtype: str) -> None:
         report(capability, dtype, triton_attention._join_pieces, numbers | joined, bundled)
         stored = dict.fromkeys(("key_pool", "value_pool", "keys", "values"), half) | dict.fromkeys(STORED, "i32")
         stored |= {"table": "*i32", "value_row_stride": "i32", "rows_stride": "i32"}
-        report(capability, dtype, triton_attention._store_row, stored, {"DIM": dim, "DIM_PADDED": dim, "num_warps": 1})
+        report(capability, dtype, triton_store._store_row, stored, {"DIM": dim, "DIM_PADDED": dim, "num_warps": 1})
     for rows, columns in PRODUCTS:
         given = dict.fromkeys(("rows", "weight", "output"), half) | dict.fromkeys(("count", "columns", "depth"), "i32")
         constants = {**skinny_product.shape(rows, columns, 2, shared), "UPCAST": False}
