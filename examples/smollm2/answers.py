@@ -40,6 +40,35 @@ class Answer:
     top_logprobs: npt.NDArray[np.float16]
 
 
+class _Said:
+    """What many texts have said so far, on the device, with the likeliest tokens at every place. `lengths` [texts]: how
+    many tokens of each count."""
+
+    def __init__(self, texts: int, limit: int, device: torch.device) -> None:
+        self._tokens = torch.zeros(texts, limit, dtype=torch.int32, device=device)
+        self._top_tokens = torch.zeros(texts, limit, KEPT, dtype=torch.int32, device=device)
+        self._top_logprobs = torch.zeros(texts, limit, KEPT, dtype=torch.float16, device=device)
+        self.lengths = torch.zeros(texts, dtype=torch.int64)
+
+    def add(
+        self, step: int, texts: torch.Tensor, chosen: torch.Tensor, top: torch.Tensor, logprobs: torch.Tensor
+    ) -> None:
+        """These texts [n] said `chosen` [n]; `top` and `logprobs` [n, at least KEPT] are likeliest first."""
+        texts = texts.to(chosen.device)
+        self._tokens[texts, step] = chosen.int()
+        self._top_tokens[texts, step] = top[:, :KEPT].int()
+        self._top_logprobs[texts, step] = logprobs[:, :KEPT].half()
+
+    def answers(self, prompts: Sequence[list[int]]) -> list[Answer]:
+        """To these prompts, one each."""
+        tokens = self._tokens.tolist()
+        top, logprobs = self._top_tokens.cpu().numpy().astype(np.uint16), self._top_logprobs.cpu().numpy()
+        return [
+            Answer(prompt, tokens[i][:length], top[i, :length].copy(), logprobs[i, :length].copy())
+            for i, (prompt, length) in enumerate(zip(prompts, self.lengths.tolist(), strict=True))
+        ]
+
+
 class Target:
     """Continues many texts at once. `model` is a causal LM of transformers, `end` the token that ends a turn."""
 
@@ -63,17 +92,14 @@ class Target:
             cache.expand(len(prompts))
             ids, positions = ids[:, shared:], positions[:, shared:]
         temperature, rows = torch.tensor(temperatures, device=self._device), torch.arange(len(prompts))
-        said: list[list[tuple[int, Any, Any]]] = [[] for _ in prompts]
+        said = _Said(len(prompts), limit, self._device)
         running = torch.ones(len(prompts), dtype=torch.bool)
-        for _ in range(limit):
+        for step in range(limit):
             top = self._run(ids, positions, cache, len(rows)).log_softmax(-1).topk(DRAWN_FROM)
             chosen = self._draw(top.values, top.indices, temperature)
-            kept_tokens = top.indices[:, :KEPT].to(torch.int32).cpu().numpy().astype(np.uint16)
-            kept_logprobs = top.values[:, :KEPT].half().cpu().numpy()
-            for i, (row, token, on) in enumerate(zip(rows.tolist(), chosen.tolist(), running.tolist(), strict=True)):
-                if on:
-                    said[row].append((token, kept_tokens[i], kept_logprobs[i]))
-            running = running & (chosen.cpu() != self._end)
+            said.add(step, rows, chosen, top.indices, top.values)
+            said.lengths[rows[running]] = step + 1
+            running = running & (chosen.cpu() != self._end)  # all that a GPU is waited for
             if not running.any():
                 break
             ids, positions = chosen[:, None], positions[:, -1:] + 1
@@ -83,10 +109,7 @@ class Target:
                 kept = kept.to(self._device)
                 cache.keep(kept)
                 ids, positions, temperature = ids[kept], positions[kept], temperature[kept]
-        return [
-            Answer(prompt, [t for t, _, _ in row], np.stack([t for _, t, _ in row]), np.stack([p for _, _, p in row]))
-            for prompt, row in zip(prompts, said, strict=True)
-        ]
+        return said.answers(prompts)
 
     def _tensor(self, numbers: list[list[int]]) -> torch.Tensor:
         return torch.tensor(numbers, device=self._device)

@@ -82,7 +82,7 @@ def train(target: Path, data: Path, out: Path, plan: Training, device: str, tell
             with autocast:
                 loss = _loss(student, step, plan.vocabulary)
             (loss / count).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.item() / sum(len(a.tokens) for a in step))
+            losses.append(loss.detach() / sum(len(a.tokens) for a in step))
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -90,7 +90,7 @@ def train(target: Path, data: Path, out: Path, plan: Training, device: str, tell
         if updates % MEASURE_EVERY == 0 or done >= plan.tokens:
             rate, agreed = (done - before) / (time.monotonic() - start), measure(student, held_out, device)
             tell(
-                f"{done:,} of {plan.tokens:,} tokens, loss {np.mean(losses):.3f}, held out {shown(agreed)}, "
+                f"{done:,} of {plan.tokens:,} tokens, loss {torch.stack(losses).mean():.3f}, held out {shown(agreed)}, "
                 f"{rate:.0f} tokens/s, {max(plan.tokens - done, 0) / rate / 60:.0f} min left"
             )
             losses.clear()
