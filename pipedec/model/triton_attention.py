@@ -21,9 +21,7 @@ from pipedec.model.triton_store import store_in_pool
 
 _MIN_QUERIES = 16  # of a program, for tl.dot
 _MAX_QUERIES = {2: 64, 4: 16}  # by bytes of a number: what registers of four warps hold
-_MANY_QUERIES = (
-    128  # with eight warps, where there is shared memory for deep pipelines: contexts are read half as often
-)
+_MANY_QUERIES = 128  # of eight warps, where shared memory holds deep pipelines; contexts are then read half as often
 _MAX_KEYS, _MIN_KEYS = {2: 64, 4: 32}, 16  # that a program looks at together
 _BUNDLED_ROWS = 8  # from which on a program joins the pieces of all query heads of a KV head
 _VARYING = ("rows_stride", "items_at", "items", "kv_heads", "window")  # no value of these is worth a compilation
