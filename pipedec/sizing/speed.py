@@ -59,7 +59,8 @@ def speed_up(policy: PolicyName, stages: int, agreement: float, draft_time: floa
         return None
     slowed = _interpolated(table, (draft_time, stages, USUAL_AGREEMENT), policy)
     unslowed = _interpolated(fast, (stages, USUAL_AGREEMENT), policy)
-    return 1 + (_interpolated(fast, (stages, agreement), policy) - 1) * (slowed - 1) / (unslowed - 1)
+    kept = (slowed - 1) / (unslowed - 1) if unslowed > 1 else 1.0  # of nothing gained there is nothing to lose
+    return 1 + (_interpolated(fast, (stages, agreement), policy) - 1) * kept
 
 
 def _interpolated(table: Mapping[str, Any], point: Sequence[float], policy: PolicyName) -> float:
