@@ -43,12 +43,13 @@ class SpanExecutor:
         self.execution = execution or Execution.on(model.device)
         self.staging = make_staging(model.device)
         self.pool, self._attention = self.execution.build(model, num_slots)
+        products = [*model.layers, model.architecture.lm_head] if model.last else model.layers
         if self.execution.attention == "triton":
             from pipedec.model.streamed import stream  # Triton is not installed where it is of no use
 
-            stream([*model.layers, model.architecture.lm_head] if model.last else model.layers)
+            stream(products)
         elif not self.execution.buckets:
-            pack([*model.layers, model.architecture.lm_head] if model.last else model.layers)
+            pack(products)
         self._contexts = Contexts(Limits(num_slots, model.vocab_size, model.max_context))
         self._layers = Layers(model)
         self._record: Record = CudaGraphs(model.device) if self.execution.graphs else plain

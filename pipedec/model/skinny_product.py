@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pipedec.model.triton_device import INTERPRETED, shared_memory
+from pipedec.model.triton_device import shared_memory, upcast
 
 MAX_ROWS = 64  # beyond them products are bound by arithmetic, and cuBLAS's are better
 _DTYPES = (torch.bfloat16, torch.float16)
@@ -51,7 +51,7 @@ def skinny_product(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             count,
             columns,
             depth,
-            UPCAST=INTERPRETED and rows.dtype == torch.bfloat16,  # whose products the interpreter gets wrong
+            UPCAST=upcast(rows.dtype),
             **sizes,
         )
     return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -19,14 +20,19 @@ def stream(modules: Iterable[nn.Module]) -> None:
     for module in modules:
         for parent in module.modules():
             for names in _SIBLINGS:
-                siblings = [getattr(parent, name, None) for name in names]
-                if all(type(layer) is nn.Linear and fits(layer.weight) for layer in siblings):
-                    _join(siblings)  # type: ignore[arg-type]
+                siblings = [layer for name in names if _is_streamable(layer := getattr(parent, name, None))]
+                if len(siblings) == len(names):
+                    _join(siblings)
         for layer in module.modules():
-            if type(layer) is nn.Linear and fits(layer.weight) and "forward" not in vars(layer):
+            if _is_streamable(layer):
                 # As an attribute of the instance, not a new module: what others know of the layer stays true.
                 layer.forward = _forward(layer)  # type: ignore[method-assign, assignment]
     torch.cuda.empty_cache()  # of what joint weights were made of
+
+
+def _is_streamable(layer: object) -> TypeGuard[nn.Linear]:
+    """Not so if it is already: a span may be run by one executor after another."""
+    return type(layer) is nn.Linear and fits(layer.weight) and "forward" not in vars(layer)
 
 
 def _forward(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -16,7 +16,7 @@ import triton.language as tl
 from pipedec.model.kv_pool import KVPool
 from pipedec.model.table import HIDDEN, ITEM_HEAD, Column
 from pipedec.model.table_attention import Bound, like_output
-from pipedec.model.triton_device import INTERPRETED, processors, shared_memory
+from pipedec.model.triton_device import processors, shared_memory, upcast
 from pipedec.model.triton_store import store_in_pool
 
 _MIN_QUERIES = 16  # of a program, for tl.dot
@@ -142,7 +142,7 @@ def tree_attention(
             TILE=tile,
             KEYS=keys_at_once,
             WINDOWED=window is not None,
-            UPCAST=INTERPRETED and query.dtype == torch.bfloat16,  # whose products the interpreter gets wrong
+            UPCAST=upcast(query.dtype),
             **sizes,
             **launch(queries),
             enable_fp_fusion=True,

@@ -7,8 +7,13 @@ from functools import cache
 import torch
 import triton
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)  # on the CPU, as TRITON_INTERPRET=1 asks for
+_INTERPRETED = bool(triton.knobs.runtime.interpret)  # on the CPU, as TRITON_INTERPRET=1 asks for
 _INTERPRETER = 2, 1 << 18  # processors and shared memory that it is taken to have
+
+
+def upcast(dtype: torch.dtype) -> bool:
+    """Whether products are of numbers made float32 first: the interpreter gets those of bfloat16 wrong."""
+    return _INTERPRETED and dtype == torch.bfloat16
 
 
 @cache

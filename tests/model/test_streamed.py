@@ -86,6 +86,14 @@ def test_the_weights_of_joint_layers_are_in_memory_once() -> None:
     assert module.q_proj.weight.untyped_storage().nbytes() == (256 + 64 + 64) * 256 * 2
 
 
+def test_what_is_streamed_stays_as_it_is() -> None:
+    module = Attention()
+    stream([module])
+    before = [layer.forward for layer in module.children()]
+    stream([module])
+    assert [layer.forward for layer in module.children()] == before
+
+
 def test_joint_layers_may_be_asked_alone_and_in_any_order() -> None:
     module, rows, others = Attention(), some(4, 256), some(3, 256)
     asked = [(module.v_proj, rows), (module.q_proj, rows), (module.k_proj, others), (module.k_proj, rows)]
