@@ -24,6 +24,7 @@ from pipedec.model.plan import in_order
 BLOCK = 128  # positions
 _MOST_COLUMNS = 256  # of a block that are summed in one product, those hidden from some rows included
 _MOST_ROWS = 128  # at once, for the sake of memory
+_STEP = 32  # columns are a multiple of it: oneDNN compiles, and keeps, a product for every size that it is given
 
 
 @dataclass(slots=True, eq=False)
@@ -120,14 +121,15 @@ class InvariantAttention:
             for half in np.array_split(chosen, 2):
                 yield from self._split(context, place, half, batch_rows)
             return
-        rows = place[chosen]
+        rows, more = place[chosen], -int(edges[-1] - edges[-2]) % _STEP  # columns that nobody sees, in the last block
+        edges[-1] += more
         yield _Unit(
             rows=None if in_order(rows, batch_rows) else torch.from_numpy(rows),
-            slots=torch.from_numpy(slots[ordered]),
+            slots=torch.from_numpy(np.pad(slots[ordered], (0, more), mode="edge")),
             blocks=tuple(slice(a, b) for a, b in itertools.pairwise(edges) if a < b),
-            visible=visible[:, ordered],
+            visible=np.pad(visible[:, ordered], ((0, 0), (0, more))),
             row_positions=context.positions[chosen],
-            key_positions=positions,
+            key_positions=np.pad(positions, (0, more), mode="edge"),
         )
 
 
