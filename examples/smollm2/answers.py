@@ -19,14 +19,18 @@ import numpy.typing as npt
 import torch
 
 from examples.smollm2.cache import ATTENTION, GrowingCache
+from examples.smollm2.graphed import Graphed
 from examples.smollm2.prompts import Prompts
+from examples.smollm2.student import fuse_norms
 from pipedec.model.layers import cache_argument
 
-KEPT = 32  # likeliest tokens kept of each distribution
+KEPT = 16  # likeliest tokens kept of each distribution
 DRAWN_FROM = 64  # likeliest tokens that a sampled answer may use
 TEMPERATURES = (0.0, 0.0, 0.4, 0.7, 1.0)
 QUESTION_TOKENS, ANSWER_TOKENS, HELD_OUT_TOKENS = 80, 160, 128
 ROUND = 4  # batches of answers to the questions of one batch, and others
+ROOM = 512  # tokens of each text that a GPU has room for, or more
+HEARD = 256  # answers of a batch that become material for questions
 HELD_OUT = "held-out.npz"  # greedy answers to the prompts that are held out, to measure by
 
 
@@ -76,6 +80,10 @@ class Target:
         model.set_attn_implementation(ATTENTION)
         self._model, self._end, self._device = model, end, model.device
         self._generator = torch.Generator(self._device).manual_seed(seed)
+        self._graphed = self._device.type == "cuda"
+        if self._graphed:
+            fuse_norms(model)
+        self._cache = GrowingCache(0, 0, 0, self._device, self._graphed)
 
     @torch.inference_mode()
     def continue_all(self, prompts: Sequence[list[int]], temperatures: Sequence[float], limit: int) -> list[Answer]:
@@ -86,42 +94,59 @@ class Target:
         ids = self._tensor([p[:shared] + [self._end] * (width - len(p)) + p[shared:] for p in prompts])
         padding = self._tensor([[0] * shared + [1] * (width - len(p)) + [0] * (len(p) - shared) for p in prompts])
         positions = ((1 - padding).cumsum(-1) - 1).clamp(min=0)
-        cache = GrowingCache(self._model.config.num_hidden_layers, width + limit, padding.bool())
+        self._make_room(len(prompts), width + limit)
+        self._cache.begin(padding.bool())
         if shared:  # computed once, for all
-            self._run(ids[:1, :shared], positions[:1, :shared], cache, texts=1)
-            cache.expand(len(prompts))
+            self._likeliest(ids[:1, :shared], positions[:1, :shared])
+            self._cache.added(shared)
             ids, positions = ids[:, shared:], positions[:, shared:]
         temperature, rows = torch.tensor(temperatures, device=self._device), torch.arange(len(prompts))
         said = _Said(len(prompts), limit, self._device)
         running = torch.ones(len(prompts), dtype=torch.bool)
         for step in range(limit):
-            top = self._run(ids, positions, cache, len(rows)).log_softmax(-1).topk(DRAWN_FROM)
-            chosen = self._draw(top.values, top.indices, temperature)
-            said.add(step, rows, chosen, top.indices, top.values)
+            if self._graphed and ids.shape[1] == 1:
+                top, logprobs = self._graph(ids, positions, key=self._cache.shown(1))
+            else:
+                top, logprobs = self._likeliest(ids, positions)
+            self._cache.added(ids.shape[1])
+            chosen = self._draw(logprobs, top, temperature)
+            said.add(step, rows, chosen, top, logprobs)
             said.lengths[rows[running]] = step + 1
             running = running & (chosen.cpu() != self._end)  # all that a GPU is waited for
             if not running.any():
                 break
             ids, positions = chosen[:, None], positions[:, -1:] + 1
-            if running.sum() <= 0.75 * len(rows):  # computing those that have ended would be waste
+            if not self._graphed and running.sum() <= 0.75 * len(rows):  # computing those that ended would be waste
                 kept = running.nonzero().squeeze(-1)
                 rows, running = rows[kept], running[kept]
-                kept = kept.to(self._device)
-                cache.keep(kept)
+                self._cache.keep(kept)
                 ids, positions, temperature = ids[kept], positions[kept], temperature[kept]
         return said.answers(prompts)
 
     def _tensor(self, numbers: list[list[int]]) -> torch.Tensor:
         return torch.tensor(numbers, device=self._device)
 
-    def _run(self, ids: torch.Tensor, positions: torch.Tensor, cache: GrowingCache, texts: int) -> torch.Tensor:
-        """The logits [texts, vocabulary] after the newest tokens [texts, new], which the cache then holds."""
-        bias = cache.bias(texts, ids.shape[1], self._model.dtype)
-        caching = {cache_argument(self._model): cache}
+    def _make_room(self, texts: int, length: int) -> None:
+        """For graphs, in what there is, if it is enough: each graph knows its place."""
+        has_texts, has_length = self._cache.room
+        if self._graphed and texts == has_texts and length <= has_length:
+            return
+        if self._graphed:
+            length = max(length, ROOM)
+            self._graph = Graphed(self._likeliest)
+        self._cache = GrowingCache(0, 0, 0, self._device, self._graphed)  # gives the old one back first
+        layers = self._model.config.num_hidden_layers
+        self._cache = GrowingCache(layers, texts, length, self._device, self._graphed)
+
+    def _likeliest(self, ids: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The likeliest tokens [texts, DRAWN_FROM] after the newest tokens [texts, new], likeliest first, with their
+        log-probabilities."""
+        bias = self._cache.bias(len(ids), ids.shape[1], self._model.dtype)
+        caching = {cache_argument(self._model): self._cache}
         output = self._model(input_ids=ids, attention_mask=bias, position_ids=positions, logits_to_keep=1, **caching)
-        cache.size += ids.shape[1]
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
+        logits = output.logits[:, -1]
+        top = logits.topk(DRAWN_FROM)
+        return top.indices, top.values.float() - logits.float().logsumexp(-1, keepdim=True)
 
     def _draw(self, logprobs: torch.Tensor, tokens: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
         noise = torch.empty_like(logprobs).exponential_(generator=self._generator).log().neg()
@@ -166,7 +191,7 @@ def collect(
         while asked and have < tokens:
             some, asked = asked[:batch], asked[batch:]
             answers = target.continue_all(some, [rng.choice(TEMPERATURES) for _ in some], ANSWER_TOKENS)
-            for answer in answers:
+            for answer in rng.sample(answers, min(HEARD, len(answers))):
                 prompts.heard(tokenizer.decode(answer.tokens, skip_special_tokens=True))
             shard += answers
             save(folder / f"shard-{index:05d}.npz", shard)
@@ -189,28 +214,6 @@ def save(file: Path, answers: Sequence[Answer]) -> None:
         top_logprobs=np.concatenate([a.top_logprobs for a in answers]),
     )
     partial.replace(file)
-
-
-def load(files: Sequence[Path]) -> list[Answer]:
-    """All answers of some shards."""
-    answers = []
-    for file in files:
-        with np.load(file) as arrays:
-            tokens, top, logprobs = (arrays[name] for name in ("tokens", "top_tokens", "top_logprobs"))
-            at = row = 0
-            lengths = (arrays[f"{part}_lengths"].tolist() for part in ("prompt", "answer"))
-            for prompt, length in zip(*lengths, strict=True):
-                middle, end = at + prompt, at + prompt + length
-                answers.append(
-                    Answer(
-                        tokens[at:middle].tolist(),
-                        tokens[middle:end].tolist(),
-                        top[row : row + length],
-                        logprobs[row : row + length],
-                    )
-                )
-                at, row = end, row + length
-    return answers
 
 
 def _turn(tokenizer: Any) -> tuple[list[int], list[int]]:

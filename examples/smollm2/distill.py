@@ -19,7 +19,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.recording import load_prompts
-from examples.smollm2.answers import HELD_OUT, Target, collect, load
+from examples.smollm2.answers import HELD_OUT, Target, collect
+from examples.smollm2.corpus import Corpus
 from examples.smollm2.student import load_student
 from examples.smollm2.training import Training, measure, shown, train
 from pipedec.config import model_cache
@@ -38,6 +39,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     if options.threads:
         torch.set_num_threads(options.threads)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it would plan anew for every length of texts
     folder = resolve(TARGET, model_cache())
     tokenizer = AutoTokenizer.from_pretrained(folder)
     held_out = {p.prompt for p in load_prompts("all") if p.split == "held-out"}
@@ -62,15 +64,16 @@ def main() -> None:
             tokens=options.tokens,
             batch_tokens=options.batch_tokens,
             learning_rate=options.learning_rate,
-            vocabulary=options.vocabulary,
+            vocabulary=options.vocabulary if options.device == "cpu" else 0,
             seed=options.seed,
             low_precision=low_precision,
             start=options.start,
+            grow=options.grow,
         )
         train(folder, options.data, options.out, plan, options.device, _tell)
     else:
         student = load_student(folder, options.out).to(options.device)
-        _tell(shown(measure(student, load([options.data / HELD_OUT]), options.device)))
+        _tell(shown(measure(student, Corpus([options.data / HELD_OUT], torch.device(options.device)))))
 
 
 def _tell(text: str) -> None:
@@ -94,9 +97,10 @@ def _parse() -> argparse.Namespace:
     training.add_argument("--tokens", type=int, default=10_000_000, help="answer tokens to learn from, repeats counted")
     training.add_argument("--layers", default=LAYERS, help="the target's layers to start from")
     training.add_argument("--start", type=Path, metavar="FOLDER", help="an earlier draft to start from instead")
+    training.add_argument("--grow", type=int, default=0, metavar="N", help="layers added on top of what it starts from")
     training.add_argument("--batch-tokens", type=int, default=512, help="answer tokens in one update")
     training.add_argument("--learning-rate", type=float, default=3e-3, help="at its highest")
-    training.add_argument("--vocabulary", type=int, default=2048, help="random tokens in a softmax; 0: all")
+    training.add_argument("--vocabulary", type=int, default=2048, help="random tokens in a CPU's softmax; 0: all")
     measuring = steps.add_parser("measure", parents=[common], help="how often a draft foresees held-out answers")
     measuring.add_argument("--data", type=Path, required=True, help="folder of shards")
     measuring.add_argument("--out", type=Path, default=DRAFT, help="where the draft was saved")

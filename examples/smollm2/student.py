@@ -6,15 +6,36 @@ checkpoint, embedding and head, PipeDec takes from the target.
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from torch import nn
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
+from transformers import AttentionInterface, AutoModelForCausalLM
 
 SHARED = "model.embed_tokens."
+CAUSAL = "pipedec-causal"  # attention that takes no mask; to make one, transformers waits for the GPU at every step
+
+
+def _causal_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+    return output.transpose(1, 2), None
+
+
+AttentionInterface.register(CAUSAL, _causal_attention)
 
 
 def first_student(folder: Path, layers: list[int]) -> Any:
@@ -27,6 +48,30 @@ def first_student(folder: Path, layers: list[int]) -> Any:
     student.config.num_hidden_layers = len(layers)
     student.get_input_embeddings().weight.requires_grad_(False)
     return student
+
+
+def grow(student: Any, layers: int) -> None:
+    """Add this many layers on top, copies of the last that change nothing until they have learnt to."""
+    for _ in range(layers):
+        layer = copy.deepcopy(student.model.layers[-1])
+        layer.self_attn.layer_idx = len(student.model.layers)
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+        student.model.layers.append(layer)
+    student.config.num_hidden_layers = len(student.model.layers)
+
+
+def fuse_norms(model: Any) -> None:
+    """Compute each norm on a GPU by one kernel instead of six, in autocast's precision where that is on."""
+
+    def fused(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else hidden.dtype
+        return rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon).to(dtype)
+
+    for layer in (*model.model.layers, model.model):
+        for norm in layer.children():
+            if hasattr(norm, "variance_epsilon"):
+                norm.forward = partial(fused, norm)
 
 
 def save_student(student: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
