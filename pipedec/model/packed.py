@@ -8,6 +8,7 @@ and 68.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 
 import torch
@@ -16,11 +17,18 @@ from torch import nn
 # What PyTorch's own compiler calls for linear layers on a CPU. Not every build has it.
 _OPERATORS = ("_reorder_linear_weight", "_linear_pointwise")
 _HAS_BFLOAT16 = "_is_mkldnn_bf16_supported"
+# oneDNN, and PyTorch above it, keep what was compiled for the newest 1,024 sizes of products, half a megabyte each.
+_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 
 
 def pack(modules: Iterable[nn.Module]) -> None:
     """Let every linear layer on a CPU in these modules compute with packed weights, in float32 or, where the processor
-    computes in it, in bfloat16; its own are given up, but for those that an embedding shares."""
+    computes in it, in bfloat16; its own are given up, but for those that an embedding shares.
+
+    Before the process's first product, this also sees to it that fewer compiled ones are kept.
+    """
+    for name, count in _KEPT.items():
+        os.environ.setdefault(name, count)
     dtypes = packable_dtypes()
     for module in modules:
         for linear in module.modules():

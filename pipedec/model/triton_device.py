@@ -7,6 +7,8 @@ from functools import cache
 import torch
 import triton
 
+from pipedec.errors import ModelError
+
 _INTERPRETED = bool(triton.knobs.runtime.interpret)  # on the CPU, as TRITON_INTERPRET=1 asks for
 _INTERPRETER = 2, 1 << 18  # processors and shared memory that it is taken to have
 
@@ -26,8 +28,13 @@ def processors(device: torch.device) -> int:
 
 @cache
 def shared_memory(device: torch.device) -> int:
-    """Bytes that one program can have."""
+    """Bytes that one program can have. The first to need what Triton compiles for its driver: raises ModelError where
+    it cannot."""
     if device.type != "cuda":
         return _INTERPRETER[1]
     index = torch.cuda.current_device() if device.index is None else device.index
-    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
+    try:
+        properties = triton.runtime.driver.active.utils.get_device_properties(index)
+    except RuntimeError as error:
+        raise ModelError(f"GPU kernels cannot be compiled: {error} Install gcc, or name a compiler by CC") from error
+    return int(properties["max_shared_mem"])

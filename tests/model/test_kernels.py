@@ -26,3 +26,12 @@ def test_kernels_compile_and_fit(tmp_path: Path, gpu: str) -> None:
     for kernel in found:
         assert kernel["shared"] <= memory << 10, kernel
         assert kernel["tensor_cores"] == (kernel["kernel"] in ("_attend_piece", "_product"))
+
+
+def test_without_a_compiler_the_error_says_what_to_install(tmp_path: Path) -> None:
+    code = "import torch; from pipedec.model.triton_device import shared_memory; shared_memory(torch.device('cuda', 0))"
+    environment = child_environment({"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PATH": ""})
+    environment.pop("CC", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith("pipedec.errors.ModelError: GPU kernels cannot be compiled:")
+    assert "gcc" in done.stderr.splitlines()[-1]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from pipedec.config import child_environment
 from pipedec.model.packed import pack, packable_dtypes
 
 
@@ -37,3 +40,18 @@ def test_plain_weights_are_given_up_once_they_are_packed() -> None:
 def test_other_types_stay_as_they_are() -> None:
     pack([half := layers(torch.float16)])
     assert not any(linear.weight.is_meta for linear in half)
+
+
+def test_of_compiled_products_only_the_newest_are_kept() -> None:
+    """Each takes half a megabyte, and a stage meets thousands of sizes."""
+    code = """if True:
+        import torch
+        from pipedec.model.packed import chained_product, pack
+        pack([])
+        for rows in [*range(2, 302), 301, 2]:
+            chained_product(torch.ones(rows, 8), torch.ones(4, 8))"""
+    command = [sys.executable, "-c", code]
+    environment = child_environment({"ONEDNN_VERBOSE": "profile_create"})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    created = [line.split(",")[3] for line in done.stdout.splitlines() if ",create:" in line]
+    assert created[-2:] == ["create:cache_hit", "create:cache_miss"]
