@@ -32,15 +32,15 @@ class Step(NamedTuple):
 
 
 class Corpus:
-    """The answers of some shards of `answers.save`, on `device`; the target's probabilities to a power, `sharpness`."""
+    """The answers of some shards of `answers.save`, on `device`."""
 
-    def __init__(self, files: Sequence[Path], device: torch.device, sharpness: float = 1.0) -> None:
+    def __init__(self, files: Sequence[Path], device: torch.device) -> None:
         shards = [_read(file) for file in files]
 
         def joined(name: str) -> npt.NDArray[Any]:
             return np.concatenate([shard[name] for shard in shards])
 
-        self._device, self._sharpness = device, sharpness
+        self._device = device
         self._prompts, self.answers = (
             joined("prompt_lengths").astype(np.int64),
             joined("answer_lengths").astype(np.int64),
@@ -84,7 +84,7 @@ class Corpus:
             rows=rows,
             said=self._tokens[said].long(),
             top_tokens=self._top_tokens[labels].long(),
-            weights=(self._top_logprobs[labels].float() * self._sharpness).softmax(-1) * weighs[:, None],
+            weights=self._top_logprobs[labels].float().softmax(-1) * weighs[:, None],
         )
 
     def updates(self, rng: np.random.Generator, tokens: int) -> Iterator[Indices]:

@@ -69,7 +69,6 @@ def main() -> None:
             low_precision=low_precision,
             start=options.start,
             grow=options.grow,
-            sharpness=options.sharpness,
         )
         train(folder, options.data, options.out, plan, options.device, _tell)
     else:
@@ -101,12 +100,6 @@ def _parse() -> argparse.Namespace:
     training.add_argument("--grow", type=int, default=0, metavar="N", help="layers added on top of what it starts from")
     training.add_argument("--batch-tokens", type=int, default=512, help="answer tokens in one update")
     training.add_argument("--learning-rate", type=float, default=3e-3, help="at its highest")
-    training.add_argument(
-        "--sharpness",
-        type=float,
-        default=1.0,
-        help="power of the target's probabilities; above 1: more for greedy decoding",
-    )
     training.add_argument("--vocabulary", type=int, default=2048, help="random tokens in a CPU's softmax; 0: all")
     measuring = steps.add_parser("measure", parents=[common], help="how often a draft foresees held-out answers")
     measuring.add_argument("--data", type=Path, required=True, help="folder of shards")

@@ -48,7 +48,6 @@ class Training:
     low_precision: bool  # bfloat16, where the device is fast in it
     start: Path | None = None
     grow: int = 0
-    sharpness: float = 1.0  # power of the target's probabilities: above 1, a draft more for greedy decoding
 
     def rate(self, done: int) -> float:
         """The learning rate after `done` tokens: a short rise, a short plateau, a long fall to nothing."""
@@ -215,7 +214,7 @@ def _updates(data: Path, plan: Training, device: str, seed: int) -> Iterator[tup
         if not files:
             raise FileNotFoundError(f"{data} holds no shards; run the step `collect` first")
         if files != known:
-            corpus = Corpus(files, torch.device(device), plan.sharpness)
+            corpus = Corpus(files, torch.device(device))
         for texts in corpus.updates(rng, plan.batch_tokens):
             yield corpus, texts
 
