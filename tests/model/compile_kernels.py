@@ -14,7 +14,7 @@ from triton import compile as compile_for
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipedec.model import skinny_product, triton_attention, triton_store
+from pipedec.model import skinny_product, triton_attention, triton_likeliest, triton_store
 
 NUMBERS = dict.fromkeys(
     ("query_row_stride", "query_head_stride", "head_stride", "slot_stride", "rows_stride", "items_at", "window"), "i32"
@@ -75,6 +75,12 @@ def main(capability: int, shared: int, dtype: str) -> None:
         given = dict.fromkeys(("rows", "weight", "output"), half) | dict.fromkeys(("count", "columns", "depth"), "i32")
         constants = {**skinny_product.shape(rows, columns, 2, shared), "UPCAST": False}
         report(capability, dtype, skinny_product._product, given, constants)
+    pieces = {"keys": "*i64", "state": "*fp32"}
+    seen = pieces | {"logits": "*fp32", "vocabulary": "i32"}
+    ranked = pieces | {"tokens": "*i64", "logprobs": "*fp32", "pieces": "i32"}
+    of_piece, of_row = triton_likeliest.sizes(128256, 16)
+    report(capability, dtype, triton_likeliest._look_at_piece, seen, of_piece)
+    report(capability, dtype, triton_likeliest._join_row, ranked, of_row)
 
 
 if __name__ == "__main__":

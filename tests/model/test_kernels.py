@@ -13,6 +13,8 @@ from pipedec.config import child_environment
 
 GPUS = {"A100": (80, 163, "bf16"), "L4": (89, 99, "fp16"), "H100": (90, 227, "bf16")}  # KiB of shared memory
 
+KERNELS = {"_attend_piece", "_join_pieces", "_store_row", "_product", "_look_at_piece", "_join_row"}
+
 
 @pytest.mark.parametrize("gpu", GPUS)
 def test_kernels_compile_and_fit(tmp_path: Path, gpu: str) -> None:
@@ -22,7 +24,7 @@ def test_kernels_compile_and_fit(tmp_path: Path, gpu: str) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {kernel["kernel"] for kernel in found} == {"_attend_piece", "_join_pieces", "_store_row", "_product"}
+    assert {kernel["kernel"] for kernel in found} == KERNELS
     for kernel in found:
         assert kernel["shared"] <= memory << 10, kernel
         assert kernel["tensor_cores"] == (kernel["kernel"] in ("_attend_piece", "_product"))
