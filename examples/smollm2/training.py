@@ -163,7 +163,7 @@ def measure(student: Any, answers: Corpus) -> Agreement:
     for texts in answers.steps(np.arange(len(answers)), STEP_TOKENS):
         step = answers.step(texts)
         logits = student.lm_head(_hidden(student, step))
-        ranks.append((logits > logits.gather(-1, step.said[:, None])).sum(-1))
+        ranks.append((~(logits <= logits.gather(-1, step.said[:, None]))).sum(-1))  # NaN is no good rank
     return {top: (torch.cat(ranks) < top).float().mean().item() for top in TOPS}
 
 

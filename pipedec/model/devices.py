@@ -54,8 +54,13 @@ def check_dtype(device: torch.device, dtype: torch.dtype, field: str) -> None:
         if torch.cuda.get_device_capability(device) < _BFLOAT16_CAPABILITY:
             name = torch.cuda.get_device_name(device)
             raise ManifestError(field, f"is bfloat16, which {name} does not compute in", "Write float16 or float32")
-    elif _CPU_INFO.exists() and not computes_bfloat16(_CPU_INFO.read_text()):
+    elif cpu_computes_bfloat16() is False:
         _log.warning("%s is bfloat16, which this CPU has no instructions for: float32 is faster on it", field)
+
+
+def cpu_computes_bfloat16() -> bool | None:
+    """Whether this machine's CPU has instructions for bfloat16; None: it does not say."""
+    return computes_bfloat16(_CPU_INFO.read_text()) if _CPU_INFO.exists() else None
 
 
 def computes_bfloat16(cpu_info: str) -> bool:
