@@ -130,7 +130,7 @@ def test_peak_memory_is_that_of_the_span(llama: Path, tmp_path: Path) -> None:
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     one, six = map(int, output.split())
     assert one < 3 * layer  # the layer, the float32 copy that is probed, one tensor on its way
-    assert 5 * layer < six < 8.5 * layer
+    assert 5 * layer < six < 9 * layer  # as many more; all eight of the file would be 8 + 2 at least
 
 
 def edit_config(**changes: object) -> Callable[[Path], None]:
