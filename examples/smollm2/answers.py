@@ -57,8 +57,8 @@ class _Said:
     def add(
         self, step: int, texts: torch.Tensor, chosen: torch.Tensor, top: torch.Tensor, logprobs: torch.Tensor
     ) -> None:
-        """These texts [n] said `chosen` [n]; `top` and `logprobs` [n, at least KEPT] are likeliest first."""
-        texts = texts.to(chosen.device)
+        """These texts [n] said `chosen` [n]; `top` and `logprobs` [n, at least KEPT] are likeliest first. All lie on
+        the device."""
         self._tokens[texts, step] = chosen.int()
         self._top_tokens[texts, step] = top[:, :KEPT].int()
         self._top_logprobs[texts, step] = logprobs[:, :KEPT].half()
@@ -79,11 +79,16 @@ class Target:
     def __init__(self, model: Any, end: int, seed: int) -> None:
         model.set_attn_implementation(ATTENTION)
         self._model, self._end, self._device = model, end, model.device
-        self._generator = torch.Generator(self._device).manual_seed(seed)
+        self._generator = torch.Generator(self._device)
+        self.reseed(seed)
         self._graphed = self._device.type == "cuda"
         if self._graphed:
             fuse_norms(model)
         self._cache = GrowingCache(0, 0, 0, self._device, self._graphed)
+
+    def reseed(self, seed: int) -> None:
+        """Sample from here on as this seed has it."""
+        self._generator.manual_seed(seed)
 
     @torch.inference_mode()
     def continue_all(self, prompts: Sequence[list[int]], temperatures: Sequence[float], limit: int) -> list[Answer]:
@@ -101,6 +106,7 @@ class Target:
             self._cache.added(shared)
             ids, positions = ids[:, shared:], positions[:, shared:]
         temperature, rows = torch.tensor(temperatures, device=self._device), torch.arange(len(prompts))
+        places = rows.to(self._device)
         said = _Said(len(prompts), limit, self._device)
         running = torch.ones(len(prompts), dtype=torch.bool)
         for step in range(limit):
@@ -110,7 +116,7 @@ class Target:
                 top, logprobs = self._likeliest(ids, positions)
             self._cache.added(ids.shape[1])
             chosen = self._draw(logprobs, top, temperature)
-            said.add(step, rows, chosen, top, logprobs)
+            said.add(step, places, chosen, top, logprobs)
             said.lengths[rows[running]] = step + 1
             running = running & (chosen.cpu() != self._end)  # all that a GPU is waited for
             if not running.any():
@@ -119,6 +125,7 @@ class Target:
             if not self._graphed and running.sum() <= 0.75 * len(rows):  # computing those that ended would be waste
                 kept = running.nonzero().squeeze(-1)
                 rows, running = rows[kept], running[kept]
+                places = rows
                 self._cache.keep(kept)
                 ids, positions, temperature = ids[kept], positions[kept], temperature[kept]
         return said.answers(prompts)
@@ -169,7 +176,8 @@ def collect(
     folder.mkdir(parents=True, exist_ok=True)
     shards = sorted(folder.glob("shard-*.npz"))
     have, index = sum(int(np.load(shard)["top_tokens"].shape[0]) for shard in shards), len(shards)
-    prompts = Prompts(random.Random(seed + index), held_out)
+    prompts = Prompts(random.Random((seed << 20) + index), held_out)
+    target.reseed((seed << 20) + index)
     made = iter(prompts)
     opening, closing = _turn(tokenizer)
 

@@ -59,7 +59,7 @@ class GrowingCache:
             rooms.extend(keys.new_zeros(self.room[0], heads, self.room[1], width) for _ in range(2))
         for room, added in zip(rooms, (keys, values), strict=True):
             if self._graphed and new == 1:
-                room.index_copy_(2, self._at, added)
+                room.index_copy_(2, self._at, added.expand(len(room), -1, -1, -1))
             else:
                 room[:, :, self.size : self.size + new] = added
         return rooms[0][:texts, :, : self.shown(new)], rooms[1][:texts, :, : self.shown(new)]

@@ -32,7 +32,8 @@ class Step(NamedTuple):
 
 
 class Corpus:
-    """The answers of some shards of `answers.save`, on `device`."""
+    """The answers of some shards of `answers.save`, on `device`. `answers` and `lengths`, int64 [texts], are how many
+    tokens each answer has, and how many with its prompt."""
 
     def __init__(self, files: Sequence[Path], device: torch.device) -> None:
         shards = [_read(file) for file in files]
@@ -41,10 +42,8 @@ class Corpus:
             return np.concatenate([shard[name] for shard in shards])
 
         self._device = device
-        self._prompts, self.answers = (
-            joined("prompt_lengths").astype(np.int64),
-            joined("answer_lengths").astype(np.int64),
-        )
+        self._prompts = joined("prompt_lengths").astype(np.int64)
+        self.answers = joined("answer_lengths").astype(np.int64)
         self.lengths = self._prompts + self.answers
         self._starts, self._rows = _begins(self.lengths), _begins(self.answers)
         self._tokens = torch.from_numpy(joined("tokens").astype(np.int32)).to(device)

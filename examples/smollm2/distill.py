@@ -1,11 +1,11 @@
 """Distil the draft of SmolLM2-135M-Instruct from the target itself: collect its answers, train on them, measure.
 
-    python -m examples.smollm2.distill collect --data /tmp/answers --tokens 2000000
-    python -m examples.smollm2.distill train --data /tmp/answers --tokens 10000000
-    python -m examples.smollm2.distill measure --data /tmp/answers
+    python -m examples.smollm2.distill collect --data /tmp/answers --tokens 20000000
+    python -m examples.smollm2.distill train --data /tmp/answers --out /tmp/draft --tokens 100000000
+    python -m examples.smollm2.distill measure --data /tmp/answers --out /tmp/draft
 
-Each step goes on where it was stopped. On a GPU (--device cuda) collect tens of millions of tokens; agreement with
-the target grows with them, and it decides how fast PipeDec is.
+Each step goes on where it was stopped. Agreement with the target grows with the answers learnt from, and decides how
+fast PipeDec is; so many take minutes on a GPU and days on a CPU.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def _parse() -> argparse.Namespace:
     collecting = steps.add_parser("collect", parents=[common], help="sample the target's answers")
     collecting.add_argument("--data", type=Path, required=True, help="folder of shards")
     collecting.add_argument("--tokens", type=int, default=2_000_000, help="answer tokens to have in the end")
-    collecting.add_argument("--batch", type=int, help="questions answered at once; 128, on a GPU 2048")
+    collecting.add_argument("--batch", type=int, help="questions answered at once; 128, on a GPU 2048 (40 GB)")
     training = steps.add_parser("train", parents=[common], help="train a draft on collected answers")
     training.add_argument("--data", type=Path, required=True, help="folder of shards")
-    training.add_argument("--out", type=Path, default=DRAFT, help="where the draft is saved")
+    training.add_argument("--out", type=Path, required=True, help="where the draft is saved")
     training.add_argument("--tokens", type=int, default=10_000_000, help="answer tokens to learn from, repeats counted")
     training.add_argument("--layers", default=LAYERS, help="the target's layers to start from")
     training.add_argument("--start", type=Path, metavar="FOLDER", help="an earlier draft to start from instead")
@@ -104,8 +104,13 @@ def _parse() -> argparse.Namespace:
     training.add_argument("--vocabulary", type=int, default=2048, help="random tokens in a CPU's softmax; 0: all")
     measuring = steps.add_parser("measure", parents=[common], help="how often a draft foresees held-out answers")
     measuring.add_argument("--data", type=Path, required=True, help="folder of shards")
-    measuring.add_argument("--out", type=Path, default=DRAFT, help="where the draft was saved")
-    return parser.parse_args()
+    measuring.add_argument("--out", type=Path, default=DRAFT, help="where it was saved (default: the shipped one)")
+    options = parser.parse_args()
+    if torch.device(options.device).type not in BATCH:
+        parser.error(f"--device is {options.device}: choose cpu, cuda or cuda:N")
+    if options.step == "train" and options.grow and options.start and options.out.resolve() == options.start.resolve():
+        parser.error(f"--out is {options.out}, from which a stopped run would grow again: choose another folder")
+    return options
 
 
 if __name__ == "__main__":

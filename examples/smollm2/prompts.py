@@ -1,7 +1,7 @@
 """What the target is asked while its answers are collected: six kinds of questions, made of parts, without end.
 
 Sentences and passages to translate and to summarise come from the target's own earlier answers. A prompt that the
-benchmarks hold out is never made: `Prompts` is given them and drops its equals. None is made twice.
+benchmarks hold out is never made: `Prompts` is given them and drops its equals. None is made twice in a run.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from functools import cache
 
 import torch
@@ -35,6 +36,10 @@ def shared_memory(device: torch.device) -> int:
     index = torch.cuda.current_device() if device.index is None else device.index
     try:
         properties = triton.runtime.driver.active.utils.get_device_properties(index)
-    except RuntimeError as error:
+    except (
+        RuntimeError,
+        OSError,
+        subprocess.SubprocessError,
+    ) as error:  # no compiler, no place to write to, no headers
         raise ModelError(f"GPU kernels cannot be compiled: {error} Install gcc, or name a compiler by CC") from error
     return int(properties["max_shared_mem"])

@@ -17,7 +17,7 @@ _LEAST = tl.constexpr(-(1 << 63))
 
 def likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens (int64) and log-probabilities (float32), [rows, count], likeliest first, of float32 logits
-    [rows, vocabulary]; of equals the lower token. A row that holds a NaN gets NaN throughout."""
+    [rows, vocabulary], where `count` <= vocabulary; of equals the lower token. A NaN spoils its whole row."""
     rows, vocabulary = logits.shape
     pieces = triton.cdiv(vocabulary, PIECE)
     of_piece, of_row = sizes(vocabulary, count)

@@ -10,8 +10,9 @@ from pipedec.model.triton_likeliest import PIECE, likeliest
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("vocabulary", [20, PIECE, 2 * PIECE + 77])
-@pytest.mark.parametrize("count", [1, 5, 16])
+@pytest.mark.parametrize(
+    ("vocabulary", "count"), [(20, 1), (20, 16), (PIECE, 5), (2 * PIECE + 77, 16), (2 * PIECE + 77, 64)]
+)
 def test_equal_to_torch(vocabulary: int, count: int) -> None:
     logits = 5 * torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(count)).to(DEVICE)
     logits[1, :3] = float("-inf")
