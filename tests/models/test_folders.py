@@ -42,7 +42,9 @@ def test_the_bundled_draft_is_a_draft_of_smollm2(tmp_path: Path) -> None:
     assert {name: config[name] for name in target} == target
     with safe_open(folder / "model.safetensors", "pt") as weights:
         names = set(weights.keys())
-    assert names == {"model.norm.weight"} | {f"model.layers.{i}.{rest}" for i in range(4) for rest in LAYER}
+    layers = range(config["num_hidden_layers"])
+    assert names == {"model.norm.weight"} | {f"model.layers.{i}.{rest}" for i in layers for rest in LAYER}
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 40e6  # of every wheel, image and clone
 
 
 @pytest.mark.parametrize(
