@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from pipedec.config import child_environment
 from pipedec.errors import ModelError
 from pipedec.model.loader import SpanModel
 from pipedec.model.shape import INDEX_FILE, SINGLE_FILE, model_shape
@@ -127,10 +128,11 @@ def test_peak_memory_is_that_of_the_span(llama: Path, tmp_path: Path) -> None:
     layer = 4 * model_shape(folder).layer_parameters[0]
 
     command = [sys.executable, "-c", MEASURE, str(llama), str(folder)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    environment = child_environment({"MALLOC_MMAP_THRESHOLD_": "131072"})  # else glibc keeps more or less, as it goes
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     one, six = map(int, output.split())
     assert one < 3 * layer  # the layer, the float32 copy that is probed, one tensor on its way
-    assert 5 * layer < six < 9 * layer  # as many more; all eight of the file would be 8 + 2 at least
+    assert 5 * layer < six < 8.5 * layer
 
 
 def edit_config(**changes: object) -> Callable[[Path], None]:
