@@ -40,11 +40,6 @@ class Drafter:
         self._executor = executor
         self._children = children
         self._adjust = adjust
-        self._ranked = _ranked
-        if executor.execution.attention == "triton":
-            from pipedec.model.triton_likeliest import likeliest  # Triton is not installed where it is of no use
-
-            self._ranked = likeliest
         self.rank = executor.of_rows(lambda rows: self._likeliest(executor.head(rows)))
 
     def reset(self, num_slots: int) -> None:
@@ -71,9 +66,4 @@ class Drafter:
 
     def _likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and log-probabilities [rows, children], likeliest first."""
-        return self._ranked(logits, min(self._children, logits.shape[-1]))
-
-
-def _ranked(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    values, tokens = logits.topk(count)
-    return tokens, values - logits.logsumexp(-1, keepdim=True)
+        return self._executor.likeliest(logits, min(self._children, logits.shape[-1]))

@@ -176,8 +176,9 @@ def collect(
     folder.mkdir(parents=True, exist_ok=True)
     shards = sorted(folder.glob("shard-*.npz"))
     have, index = sum(int(np.load(shard)["top_tokens"].shape[0]) for shard in shards), len(shards)
-    prompts = Prompts(random.Random((seed << 20) + index), held_out)
-    target.reseed((seed << 20) + index)
+    begun = (seed << 20) + index
+    prompts = Prompts(random.Random(begun), held_out)
+    target.reseed(begun)
     made = iter(prompts)
     opening, closing = _turn(tokenizer)
 

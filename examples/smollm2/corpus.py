@@ -64,24 +64,19 @@ class Corpus:
         if even:
             width, count, tokens = -(-width // WIDTHS) * WIDTHS, -(-count // COUNTS) * COUNTS, max(tokens, even)
         within = np.arange(answers.sum()) - np.repeat(_begins(answers), answers)  # an answer token's place in its own
-        rows = np.repeat(np.arange(len(texts)) * width + prompts - 1, answers) + within
-        labels = np.repeat(self._rows[texts], answers) + within
-        said = np.repeat(self._starts[texts] + prompts, answers) + within
-        rows, labels, said, starts, weighs = (
-            self._on_device(np.pad(array, (0, full - len(array))))
-            for array, full in (
-                (rows, tokens),
-                (labels, tokens),
-                (said, tokens),
-                (self._starts[texts], count),
-                (np.ones_like(rows), tokens),
-            )
-        )
-        place = starts[:, None] + torch.arange(width, device=self._device)
+
+        def places(of_texts: Indices) -> torch.Tensor:
+            """Of all answer tokens, from where those of each text begin; and as many as pad."""
+            found = np.repeat(of_texts, answers) + within
+            return self._on_device(np.pad(found, (0, tokens - len(found))))
+
+        labels, starts = places(self._rows[texts]), np.pad(self._starts[texts], (0, count - len(texts)))
+        ids = self._on_device(starts)[:, None] + torch.arange(width, device=self._device)
+        weighs = torch.arange(tokens, device=self._device) < len(within)
         return Step(
-            ids=self._tokens[place.clamp(max=len(self._tokens) - 1)].long(),
-            rows=rows,
-            said=self._tokens[said].long(),
+            ids=self._tokens[ids.clamp(max=len(self._tokens) - 1)].long(),
+            rows=places(np.arange(len(texts)) * width + prompts - 1),
+            said=self._tokens[places(self._starts[texts] + prompts)].long(),
             top_tokens=self._top_tokens[labels].long(),
             weights=self._top_logprobs[labels].float().softmax(-1) * weighs[:, None],
         )

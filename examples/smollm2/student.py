@@ -14,28 +14,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.nn.functional import rms_norm, scaled_dot_product_attention
+from torch.nn.functional import rms_norm
 from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 SHARED = "model.embed_tokens."
-CAUSAL = "pipedec-causal"  # attention that takes no mask; to make one, transformers waits for the GPU at every step
+CAUSAL = "pipedec-causal"  # "sdpa", but for the mask that transformers makes for it, and waits for the GPU to make
 
-
-def _causal_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: Any,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
-    return output.transpose(1, 2), None
-
-
-AttentionInterface.register(CAUSAL, _causal_attention)
+AttentionInterface.register(CAUSAL, sdpa_attention_forward)
 
 
 def first_student(folder: Path, layers: list[int]) -> Any:

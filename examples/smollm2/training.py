@@ -57,17 +57,18 @@ class Training:
 
 def train(target: Path, data: Path, out: Path, plan: Training, device: str, tell: Callable[[str], None]) -> None:
     """Train from where `data`'s state file stands, and save the draft to `out` at every measurement."""
-    student = _begin(target, plan).to(device)
-    learner = Learner(student, plan, torch.device(device))
-    state_file, held_out = data / STATE, Corpus([data / HELD_OUT], torch.device(device))
+    on = torch.device(device)
+    student = _begin(target, plan).to(on)
+    learner = Learner(student, plan, on)
+    state_file, held_out = data / STATE, Corpus([data / HELD_OUT], on)
     done = updates = 0
     if state_file.exists():
-        state = torch.load(state_file, map_location=device)
+        state = torch.load(state_file, map_location=on)
         student.load_state_dict(state["student"], strict=False)
         learner.resume(state["optimizer"])
         done, updates = state["done"], state["updates"]
     start, before, losses = time.monotonic(), done, []
-    for corpus, texts in _updates(data, plan, device, seed=plan.seed + updates):
+    for corpus, texts in _updates(data, plan, on, seed=plan.seed + updates):
         if not updates and not plan.start:
             learner.soften(corpus.step(texts))
         losses.append(learner.learn(corpus, texts, plan.rate(done)))
@@ -205,7 +206,7 @@ class CrossEntropy(torch.autograd.Function):
         return ctx.saved_tensors[0] * gradients[0], None, None, None
 
 
-def _updates(data: Path, plan: Training, device: str, seed: int) -> Iterator[tuple[Corpus, Indices]]:
+def _updates(data: Path, plan: Training, device: torch.device, seed: int) -> Iterator[tuple[Corpus, Indices]]:
     """Texts of endless updates; new shards join at each pass over the data."""
     rng = np.random.default_rng(seed)
     files: list[Path] = []
@@ -214,7 +215,7 @@ def _updates(data: Path, plan: Training, device: str, seed: int) -> Iterator[tup
         if not files:
             raise FileNotFoundError(f"{data} holds no shards; run the step `collect` first")
         if files != known:
-            corpus = Corpus(files, torch.device(device))
+            corpus = Corpus(files, device)
         for texts in corpus.updates(rng, plan.batch_tokens):
             yield corpus, texts
 

@@ -102,6 +102,16 @@ class SpanExecutor:
         """Final norm and LM head: [rows, hidden] -> float32 logits [rows, vocabulary]."""
         return logits_of(self.model.architecture.norm, self.model.architecture.lm_head, hidden)
 
+    def likeliest(self, logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (int64) and log-probabilities [rows, count], likeliest first, of float32 logits [rows, vocabulary],
+        where `count` <= vocabulary."""
+        if self.execution.attention == "triton":
+            from pipedec.model.triton_likeliest import likeliest  # Triton is not installed where it is of no use
+
+            return likeliest(logits, count)
+        values, tokens = logits.topk(count)
+        return tokens, values - logits.logsumexp(-1, keepdim=True)
+
     @torch.inference_mode()
     def of_rows(self, function: RowFunction) -> RowFunction:
         """The function, of hidden states [rows, hidden] each for itself, run as the span is: in programs, if it is."""

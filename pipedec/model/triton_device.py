@@ -11,6 +11,7 @@ import triton
 from pipedec.errors import ModelError
 
 _INTERPRETED = bool(triton.knobs.runtime.interpret)  # on the CPU, as TRITON_INTERPRET=1 asks for
+_NOT_COMPILED = RuntimeError, OSError, subprocess.SubprocessError  # no compiler, no place to write to, no headers
 _INTERPRETER = 2, 1 << 18  # processors and shared memory that it is taken to have
 
 
@@ -36,10 +37,6 @@ def shared_memory(device: torch.device) -> int:
     index = torch.cuda.current_device() if device.index is None else device.index
     try:
         properties = triton.runtime.driver.active.utils.get_device_properties(index)
-    except (
-        RuntimeError,
-        OSError,
-        subprocess.SubprocessError,
-    ) as error:  # no compiler, no place to write to, no headers
+    except _NOT_COMPILED as error:
         raise ModelError(f"GPU kernels cannot be compiled: {error} Install gcc, or name a compiler by CC") from error
     return int(properties["max_shared_mem"])

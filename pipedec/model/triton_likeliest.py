@@ -20,7 +20,7 @@ def likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
     [rows, vocabulary], where `count` <= vocabulary; of equals the lower token. A NaN spoils its whole row."""
     rows, vocabulary = logits.shape
     pieces = triton.cdiv(vocabulary, PIECE)
-    of_piece, of_row = sizes(vocabulary, count)
+    of_piece, of_row = sizes(pieces, count)
     keys = torch.empty(rows, pieces, count, dtype=torch.int64, device=logits.device)
     state = torch.empty(2, rows, pieces, dtype=torch.float32, device=logits.device)
     tokens = torch.empty(rows, count, dtype=torch.int64, device=logits.device)
@@ -33,9 +33,8 @@ def likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
     return tokens, logprobs
 
 
-def sizes(vocabulary: int, count: int) -> tuple[dict[str, int], dict[str, int]]:
-    """How to launch either kernel."""
-    pieces = triton.cdiv(vocabulary, PIECE)
+def sizes(pieces: int, count: int) -> tuple[dict[str, int], dict[str, int]]:
+    """How to launch either kernel, for so many pieces of PIECE tokens."""
     counts = {"COUNT": count, "PADDED": triton.next_power_of_2(count)}
     padded = {"PIECES": triton.next_power_of_2(pieces), "CANDIDATES": triton.next_power_of_2(pieces * count)}
     return {**counts, "PIECE": PIECE, "num_warps": 8}, {**counts, **padded, "num_warps": 4}

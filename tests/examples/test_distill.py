@@ -22,7 +22,6 @@ from examples.smollm2.training import STATE, CrossEntropy, Learner, Training, me
 from pipedec.model.loader import SpanModel
 from tests.tiny import reference_greedy, tiny_model
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU = torch.device("cpu")
 PLAN = Training(
     layers=[0, 1], tokens=6000, batch_tokens=400, learning_rate=5e-3, vocabulary=64, seed=1, low_precision=True
@@ -208,7 +207,7 @@ def test_a_draft_grows_by_layers_that_change_nothing_until_they_learn(model: Pat
     assert grown.model.layers[2].self_attn.o_proj.weight.any()
 
 
-@GPU
+@pytest.mark.gpu
 def test_graphs_continue_texts_as_the_model_does(model: Path) -> None:
     on_gpu = Target(AutoModelForCausalLM.from_pretrained(model).eval().cuda(), end=2, seed=3)
     for prompts in ([[5, 6, 7], list(range(30, 50)), [9]], [[8, 6, 7, 8], [8, 2, 3], [8] * 30]):
@@ -218,7 +217,7 @@ def test_graphs_continue_texts_as_the_model_does(model: Path) -> None:
             assert len(answer.tokens) == 70 or answer.tokens[-1] == 2
 
 
-@GPU
+@pytest.mark.gpu
 def test_graphs_learn_what_a_cpu_learns(model: Path, data: Path) -> None:
     plan = dataclasses.replace(PLAN, vocabulary=0, low_precision=False)
     losses = []

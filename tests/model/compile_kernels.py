@@ -19,16 +19,8 @@ from pipedec.model import skinny_product, triton_attention, triton_likeliest, tr
 NUMBERS = dict.fromkeys(
     ("query_row_stride", "query_head_stride", "head_stride", "slot_stride", "rows_stride", "items_at", "window"), "i32"
 )
-ODD = (
-    "scale",
-    "window",
-    "rows_stride",
-    "items_at",
-    "items",
-    "kv_heads",
-    "count",
-    "pieces",
-)  # not known to be multiples of 16
+# Not known to be multiples of 16.
+ODD = ("scale", "window", "rows_stride", "items_at", "items", "kv_heads", "count", "pieces")
 STORED = ("pool_head_stride", "pool_slot_stride", "key_head_stride", "key_row_stride", "value_head_stride")
 HEADS = (  # rows, query heads per KV head, head_dim
     (32, 8, 128),  # a stage of Llama-3.1-70B, many rows
@@ -88,7 +80,7 @@ def main(capability: int, shared: int, dtype: str) -> None:
     seen = pieces | {"logits": "*fp32", "vocabulary": "i32"}
     ranked = pieces | {"tokens": "*i64", "logprobs": "*fp32", "pieces": "i32"}
     for children in (16, 64):
-        of_piece, of_row = triton_likeliest.sizes(128256, children)
+        of_piece, of_row = triton_likeliest.sizes(32, children)  # of 128,256 tokens
         report(capability, dtype, triton_likeliest._look_at_piece, seen, of_piece)
         report(capability, dtype, triton_likeliest._join_row, ranked, of_row)
 

@@ -19,7 +19,6 @@ from tests.tiny import tiny_model
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and a CUDA build of torch"),
     pytest.mark.filterwarnings("default"),  # torch's compiler has some
 ]
 RECORDED = Execution("triton", (1, 4, 16), graphs=True)
