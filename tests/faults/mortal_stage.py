@@ -1,7 +1,7 @@
 """`python -m tests.faults.mortal_stage`: a stage that some requests kill, and that is soon there again.
 
 What takes long, importing torch, is done once; the stage itself is a fork of that process, and when it is killed, the
-next one.
+next one. Every death is told in the file that `DEATHS` names, a byte each, before it happens.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
 
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Prefill
@@ -19,6 +21,14 @@ from stage_service.worker import Progress, StageResult, StageWorker
 
 KILLS_AT_ONCE, KILLS_LATER = 318, 319  # as the first token of a prompt
 LATER = 12  # the position that the latter dies at
+DEATHS = "MORTAL_STAGE_DEATHS"
+
+
+def die() -> NoReturn:
+    with Path(os.environ[DEATHS]).open("ab") as file:
+        file.write(b"x")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("nobody outlives SIGKILL")
 
 
 class Mortal:
@@ -41,11 +51,11 @@ class Mortal:
             if isinstance(op, Prefill):
                 positions.append((op.request, op.start + len(op.tokens) - 1))
                 if op.start == 0 and op.tokens[0] == KILLS_AT_ONCE:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    die()
                 if op.start == 0 and op.tokens[0] == KILLS_LATER:
                     self._marked.add(op.request)
         if any(request in self._marked and position >= LATER for request, position in positions):
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return self._worker.step(batch, activation, progress)
 
 

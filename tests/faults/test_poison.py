@@ -21,7 +21,7 @@ from pipedec.cli.local import Local, LocalPipeline
 from pipedec.cli.serve import serve
 from pipedec.cli.up import local_pipeline
 from pipedec.spec import parse_manifest
-from tests.faults.mortal_stage import KILLS_AT_ONCE, KILLS_LATER, LATER
+from tests.faults.mortal_stage import DEATHS, KILLS_AT_ONCE, KILLS_LATER, LATER
 from tests.tiny import tiny_model
 
 STAGES, LENGTH = 2, 40
@@ -29,10 +29,10 @@ HONEST = [[72, 101, 108, 108, 111], [80, 105], [33, 34, 35, 36]]
 TOLD = "the pipeline breaks down whenever it computes this request, even alone"
 
 
-def mortal(plan: LocalPipeline) -> LocalPipeline:
-    """The same pipeline, whose last stage some requests kill."""
+def mortal(plan: LocalPipeline, deaths: Path) -> LocalPipeline:
+    """The same pipeline, whose last stage some requests kill; how often, `deaths` tells by its size."""
     *others, last = plan.programs
-    environment = {**last.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**last.environment, "PYTHONPATH": str(Path(__file__).parents[2]), DEATHS: str(deaths)}
     command = (sys.executable, "-m", "tests.faults.mortal_stage")
     return replace(plan, programs=(*others, replace(last, command=command, environment=environment)))
 
@@ -83,10 +83,12 @@ def test_a_request_that_kills_its_stage_is_ended_alone(tmp_path: Path) -> None:
                 poisoned(client), poisoned_later(client), *(ask(client, prompt) for prompt in HONEST)
             )
             assert list(disturbed[2:]) == undisturbed
-            assert await metric(http, "pipedec_head_epochs_lost_total") <= 2 * (SUSPECT + GUILTY + 1)
+            # not the epochs lost: some never live, where the head is told of a death later than it tries again
+            assert deaths.stat().st_size <= 2 * (SUSPECT + GUILTY + 1)
             assert await metric(http, "pipedec_head_kv_slots_used") == 0
 
+    deaths = tmp_path / "deaths"
     manifest = resource(tiny_model(tmp_path), STAGES)
     with local_pipeline(parse_manifest(manifest), Local(port=0, devices=("cpu",))) as plan:
-        plan = mortal(plan)
+        plan = mortal(plan, deaths)
         assert asyncio.run(serve(plan, lambda: scenario(plan)))
