@@ -20,8 +20,9 @@ import torch
 
 from benchmarks.recording import Ints, Logits, Transcript
 from benchmarks.replay import Transcripts
-from draft_service.drafter import Adjust, Children
+from draft_service.drafter import Adjust
 from pipedec.errors import PipeDecError
+from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 
 OFF_DRAWS = 8  # noises for each recorded row off the path
@@ -64,15 +65,13 @@ def noise_of(keys: Keys, tokens: Ints) -> npt.NDArray[np.float32]:
     return normal
 
 
-def proposals_of(logits: Logits, keys: Keys, level: float, children: int) -> list[Children]:
+def proposals_of(logits: Logits, keys: Keys, level: float, children: int) -> Proposals:
     """The noisy likeliest children of each row."""
     noisy = logits.values + np.float32(level) * noise_of(keys, logits.tokens)
     top = noisy.max(-1, keepdims=True)
     logprobs = noisy - top - np.log(np.exp(noisy - top).sum(-1, keepdims=True))
     best = np.argsort(-noisy, axis=-1)[:, :children]
-    tokens = np.take_along_axis(logits.tokens, best, -1).tolist()
-    values = np.take_along_axis(logprobs, best, -1).tolist()
-    return [list(zip(*row, strict=True)) for row in zip(tokens, values, strict=True)]
+    return Proposals(np.take_along_axis(logits.tokens, best, -1), np.take_along_axis(logprobs, best, -1))
 
 
 def agreement(transcripts: Sequence[Transcript], level: float, top: int = 1) -> float:
@@ -80,9 +79,9 @@ def agreement(transcripts: Sequence[Transcript], level: float, top: int = 1) -> 
     agreed = total = 0
     for transcript in transcripts:
         on = _answer_keys(transcript)
-        for children, token in zip(proposals_of(transcript.on, on, level, top), transcript.answer, strict=True):
-            agreed += token in dict(children)
-            total += 1
+        proposals = proposals_of(transcript.on, on, level, top)
+        agreed += int((proposals.tokens == np.array(transcript.answer)[:, None]).any(-1).sum())
+        total += len(transcript.answer)
     return agreed / total
 
 
@@ -109,8 +108,8 @@ class _Tables:
     """What the draft proposes for one transcript; `off` is drawn from by key."""
 
     path: list[int]
-    on: list[Children]
-    off: list[Children]
+    on: Proposals
+    off: Proposals
 
 
 class ReplayedDraft:
@@ -126,19 +125,20 @@ class ReplayedDraft:
         self._transcripts.clear()
         self._nodes.clear()
 
-    def propose(self, batch: Batch) -> Sequence[Children]:
+    def propose(self, batch: Batch) -> Proposals:
         self._transcripts.apply(batch.ops)
-        proposals = []
+        tokens, logprobs = [], []
         for request, node, parent, token, position, _, _ in batch.rows:
             transcript = self._transcripts.of(request, token)
             tables = self._tables.get(transcript.prompt) or self._prepare(transcript)
             key, on_path = self._nodes.enter(tables.path, request, node, parent, token, position)
             index = position + 1 - len(transcript.prompt)
-            if on_path and index < len(tables.on):
-                proposals.append(tables.on[index])
-            else:
-                proposals.append(tables.off[_mix(key ^ _OFF) % len(tables.off)])
-        return proposals
+            table = tables.on if on_path and index < len(tables.on) else tables.off
+            if table is tables.off:
+                index = _mix(key ^ _OFF) % len(table)
+            tokens.append(table.tokens[index])
+            logprobs.append(table.logprobs[index])
+        return Proposals(np.array(tokens), np.array(logprobs)) if tokens else Proposals.of(())
 
     def _prepare(self, transcript: Transcript) -> _Tables:
         rng = np.random.default_rng(len(transcript.prompt))

@@ -19,6 +19,7 @@ import numpy as np
 from draft_service.drafter import Proposer
 from draft_service.generation import GenerationRequest, RequestStatistics
 from draft_service.scheduler import Scheduler
+from pipedec.proposals import Proposals
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Verdict
 from stage_service.worker import StageResult
@@ -154,7 +155,7 @@ class Simulation:
             proposals = self.draft.propose(batch)
             self._at(self.timing.draft(batch.num_rows), lambda: self._drafted(batch.epoch, proposals))
 
-    def _drafted(self, epoch: int, proposals: Sequence[Sequence[tuple[int, float]]]) -> None:
+    def _drafted(self, epoch: int, proposals: Proposals) -> None:
         self.scheduler.on_proposals(epoch, proposals)
         self._pump()
 

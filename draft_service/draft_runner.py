@@ -5,14 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from draft_service.drafter import Children, Proposer
+from draft_service.drafter import Proposer
+from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 
 CLOSE_SECONDS = 10.0
 
-Outcome = Sequence[Children] | Exception
+Outcome = Proposals | Exception
 Done = Callable[[Batch, Outcome, float], None]  # (batch, proposals or what went wrong, seconds), in the runner's thread
 
 

@@ -5,16 +5,17 @@ It runs the same executor as a stage, over all its layers, on the same slot numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from pipedec.errors import ModelError
 from pipedec.model.executor import SpanExecutor
+from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 
-Children = list[tuple[int, float]]  # (token, log-probability), likeliest first
 Adjust = Callable[[Batch, torch.Tensor], torch.Tensor]
 
 
@@ -24,7 +25,7 @@ class Proposer(Protocol):
     def reset(self, num_slots: int) -> None:
         """Forget all requests and hold that many KV slots: batches begin anew."""
 
-    def propose(self, batch: Batch) -> Sequence[Children]:
+    def propose(self, batch: Batch) -> Proposals:
         """Children for each tree row of the batch, whose ops and prefill tokens are applied first. Whatever is raised
         means that there are no predictions until it is reset."""
 
@@ -46,23 +47,20 @@ class Drafter:
         self._executor.reset()
 
     @torch.inference_mode()
-    def propose(self, batch: Batch) -> Sequence[Children]:
+    def propose(self, batch: Batch) -> Proposals:
         hidden = self._executor.execute(batch, None)
         if not len(batch.rows) or hidden is None:
-            return ()
+            return Proposals.of(())
         rows = hidden[batch.num_prefill :]
         if self._adjust is None:
             best = self.rank(rows)
         else:
             best = self._likeliest(self._adjust(batch, self._executor.head(rows)))
-        tokens, values = self._executor.staging.download(*best)
-        sound = values.isfinite().any(-1).tolist()  # NaN spoils its whole row
-        if not any(sound):
+        tokens, logprobs = (tensor.numpy() for tensor in self._executor.staging.download(*best))
+        sound = np.isfinite(logprobs).any(-1, keepdims=True)  # NaN spoils its whole row
+        if not sound.any():
             raise ModelError("the draft model's logits are not numbers")
-        return [
-            list(zip(*children, strict=True)) if numbers else []
-            for *children, numbers in zip(tokens.tolist(), values.tolist(), sound, strict=True)
-        ]
+        return Proposals(tokens, np.where(sound, logprobs, -np.inf))
 
     def _likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and log-probabilities [rows, children], likeliest first."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from collections.abc import Sequence as Seq
 
 from draft_service.sequence import Sequence
 from pipedec.metrics.head import HeadCounts
 from pipedec.policy import Policy
+from pipedec.proposals import Proposals
 from pipedec.tree import Node
 from pipedec.wire.messages import Batch, Op, Rows
 
-Proposals = Seq[Seq[tuple[int, float]]]  # per row of a batch: (token, log-probability) of its children
 TakeSlot = Callable[[Node], bool]  # gives a node a KV slot if it has none; False when there is no room
 
 
@@ -74,10 +73,10 @@ class Drafting:
         if epoch != self._epoch or self._job is None:
             return
         job, self._job = self._job, None
-        for (sequence, node), children in zip(job, proposals, strict=True):
+        for row, ((sequence, node), children) in enumerate(zip(job, self._policy.judge(proposals), strict=True)):
             wanted = node.position < sequence.last_position
-            node.proposals = children if wanted else ()
-            sequence.tree.grow(node, self._policy.judge(node.proposals))
+            node.proposed = (proposals, row) if wanted else None
+            sequence.tree.grow(node, children if wanted else ())
 
     def _nodes(self, sequences: Collection[Sequence], take_slot: TakeSlot) -> list[tuple[Sequence, Node]]:
         job: list[tuple[Sequence, Node]] = []

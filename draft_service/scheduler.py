@@ -13,12 +13,13 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from draft_service.backlog import Backlog
-from draft_service.drafting import Drafting, Proposals
+from draft_service.drafting import Drafting
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
 from draft_service.sequence import Sequence, Waiting
 from pipedec.errors import PipeDecError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
 from pipedec.policy import Policy
+from pipedec.proposals import Proposals
 from pipedec.recall import SHORTEST, SURE
 from pipedec.slots import SlotAllocator
 from pipedec.tree import NO_SLOT, Node

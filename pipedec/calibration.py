@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
 
-Proposals = Sequence[tuple[int, float]]  # (token, log-probability), likeliest first
+import numpy as np
+import numpy.typing as npt
+
+from pipedec.proposals import Children
 
 EDGES = (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.5, -2.0, -1.5, -1.0, -0.7, -0.4, -0.2, -0.1, -0.05, -0.02)
 TRUST = 4.0  # how many proposals that came true weigh as much as the draft's own word
@@ -23,9 +25,9 @@ class Calibration:
     def __init__(self) -> None:
         self._expected = [0.0] * (len(EDGES) + 1)
         self._observed = [0.0] * (len(EDGES) + 1)
-        self._shift = [0.0] * (len(EDGES) + 1)
+        self._shift = np.zeros(len(EDGES) + 1)
 
-    def observe(self, proposals: Proposals, token: int) -> None:
+    def observe(self, proposals: Children, token: int) -> None:
         """The target decided `token` where the draft had proposed these."""
         for proposed, logprob in proposals:
             index = bisect_right(EDGES, logprob)
@@ -34,6 +36,6 @@ class Calibration:
             ratio = (self._observed[index] + TRUST) / (self._expected[index] + TRUST)
             self._shift[index] = math.log(ratio)
 
-    def __call__(self, logprob: float) -> float:
-        """The calibrated log-probability."""
-        return min(0.0, logprob + self._shift[bisect_right(EDGES, logprob)])
+    def __call__(self, logprobs: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """The calibrated log-probabilities, of the same shape. Likelier proposals may have become less likely ones."""
+        return np.minimum(0.0, logprobs + self._shift[np.searchsorted(EDGES, logprobs, side="right")])

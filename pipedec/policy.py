@@ -17,10 +17,12 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, takewhile
+from operator import itemgetter
 from typing import Literal, Protocol
 
-from pipedec.calibration import Calibration, Proposals
+from pipedec.calibration import Calibration
 from pipedec.cost import Cost, flat_cost
+from pipedec.proposals import Children, Proposals
 from pipedec.recall import Match, MatchRates, Recall
 from pipedec.tree import Node, PredictionTree
 
@@ -51,8 +53,8 @@ class Policy(Protocol):
     def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
         """Nodes for the draft model's next run, in order; each is marked drafted by the caller, likewise."""
 
-    def judge(self, proposals: Proposals) -> Proposals:
-        """What becomes of the draft model's proposals for a node: how likely they are, and which are worth keeping."""
+    def judge(self, proposals: Proposals) -> list[Children]:
+        """What becomes of the draft model's proposals, row by row: how likely they are, and which are worth keeping."""
 
     def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
         """Put into the tree, once for each cursor, what followed at least `least` newest tokens before; no node lies
@@ -65,8 +67,8 @@ class Policy(Protocol):
 class _PlainPolicy:
     """Takes the draft model's proposals as they are."""
 
-    def judge(self, proposals: Proposals) -> Proposals:
-        return proposals
+    def judge(self, proposals: Proposals) -> list[Children]:
+        return [proposals[row] for row in range(len(proposals))]
 
     def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
         pass
@@ -102,7 +104,7 @@ class PipeDecPolicy(_PlainPolicy):
     def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
         for tree in trees:
             newest = tree.newest_level()
-            candidates = (child for node in newest for child in node.children.values())
+            candidates = (child for node in newest for child in tree.children(node))
             for node in heapq.nlargest(self.width, candidates, key=_rank):
                 yield tree, node
 
@@ -123,7 +125,7 @@ class StaticTreePolicy(_PlainPolicy):
         """The cursor, then the levels below it as far as they are proposed."""
         levels = [[tree.root]]
         while len(levels) <= self.depth:
-            candidates = (child for node in levels[-1] for child in node.children.values())
+            candidates = (child for node in levels[-1] for child in tree.children(node))
             level = heapq.nlargest(self.width, candidates, key=_rank)
             if not level:
                 break
@@ -191,10 +193,10 @@ class AdaptivePolicy:
         further = takewhile(lambda more: more <= most, (2**power for power in range(1, 10)))
         if all(self.cost(rows + more) - seconds >= more * step for more in further):
             return rows  # each row costs as much as the next one, or less: likelier ones did not pay, nor will others
-        left = heapq.merge(*([-tree.logprob(node) for node in tree.likeliest_unsent(most)] for tree in trees))
+        left = heapq.merge(*(tree.likeliest_unsent(most) for tree in trees), reverse=True)
         best, best_rate = rows, expected / seconds
-        for more, surprise in enumerate(islice(left, most), rows + 1):
-            expected += math.exp(-surprise)
+        for more, logprob in enumerate(islice(left, most), rows + 1):
+            expected += math.exp(logprob)
             if (rate := expected / self.cost(more)) > best_rate:
                 best, best_rate = more, rate
         return best
@@ -210,9 +212,9 @@ class AdaptivePolicy:
             expected, seconds = expected + probability, longer
             yield tree, node
 
-    def judge(self, proposals: Proposals) -> Proposals:
-        judged = [(token, self._calibration(logprob)) for token, logprob in proposals]
-        return [(token, logprob) for token, logprob in judged if logprob > CHILD_FLOOR]
+    def judge(self, proposals: Proposals) -> list[Children]:
+        calibrated = self._calibration(proposals.logprobs)
+        return [_likely(*row) for row in zip(proposals.tokens.tolist(), calibrated.tolist(), strict=True)]
 
     def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
         cursor = tree.root
@@ -227,13 +229,14 @@ class AdaptivePolicy:
         node = tree.root
         for length, token in enumerate(match.tokens[: last - node.position], match.length):
             logprob = self._match_rates.logprob(length, rank if node is tree.root else 0)
-            if token not in node.children and tree.logprob(node) + logprob < CHILD_FLOOR:
+            if (known := tree.child(node, token)) is None and tree.logprob(node) + logprob < CHILD_FLOOR:
                 break
-            node = tree.extend(node, token, logprob)
+            node = known or tree.extend(node, token, logprob)
 
     def observe(self, cursor: Node, token: int) -> None:
-        if cursor.proposals:
-            self._calibration.observe(cursor.proposals, token)
+        if cursor.proposed is not None:
+            proposals, row = cursor.proposed
+            self._calibration.observe(proposals[row], token)
         if cursor.recalled:
             self._match_rates.observe(cursor.recalled, token)
 
@@ -258,6 +261,13 @@ def best_first(trees: Sequence[PredictionTree], peek: Callable[[PredictionTree],
 def _pays(probability: float, more: float, expected: float, seconds: float) -> bool:
     """Whether a row adds no less to the tokens `expected`, in proportion, than `more` seconds to the time."""
     return probability * seconds >= expected * more
+
+
+def _likely(tokens: list[int], logprobs: list[float]) -> Children:
+    """Those worth keeping, likeliest first: calibrated, they may have changed places."""
+    kept = [(token, logprob) for token, logprob in zip(tokens, logprobs, strict=True) if logprob > CHILD_FLOOR]
+    kept.sort(key=itemgetter(1), reverse=True)
+    return kept
 
 
 def _rank(node: Node) -> tuple[float, int]:

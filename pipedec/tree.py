@@ -1,8 +1,10 @@
 """The dynamic prediction tree of one request (arXiv 2504.04104). Plain ints and floats.
 
-A node is first a *candidate*, proposed by the draft model. Then, in either order, it is *sent* (it is in the pipeline,
-or past it), and it is *drafted* (handed to the draft model) and later *expanded* (its children are proposed). The root
-is the *cursor*: the newest accepted token, whose output at the last stage decides the next one.
+What the draft model proposes is first a *candidate*, a token and how likely it is, which its parent keeps. Most never
+come up, so only one that is asked for, as the best there is or by name, becomes a *node*. Then, in either order, it is
+*sent* (it is in the pipeline, or past it), and it is *drafted* (handed to the draft model) and later *expanded* (its
+children are proposed). The root is the *cursor*: the newest accepted token, whose output at the last stage decides the
+next one.
 
     tree = PredictionTree(token=17, position=5)
     tree.grow(tree.root, [(42, -0.1), (7, -2.5)])
@@ -12,10 +14,11 @@ is the *cursor*: the newest accepted token, whose output at the last stage decid
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
-from pipedec.calibration import Proposals
+from pipedec.proposals import Children, Proposals
 from pipedec.recall import Match
 
 NO_NODE = -1
@@ -36,7 +39,9 @@ class Node:
     score: float
     parent: Node | None
     children: dict[int, Node] = field(default_factory=dict)  # by token
-    proposals: Proposals = ()  # the draft model's own, before the policy judged them
+    candidates: Children = ()  # likeliest first; those before `num_taken` are children, or were recalled before
+    num_taken: int = 0
+    proposed: tuple[Proposals, int] | None = None  # the draft model's own word on them, and which row of it
     recalled: Sequence[Match] | None = None  # when it was the cursor: what the text itself suggested
     slot: int = NO_SLOT
     sent: bool = False
@@ -83,13 +88,14 @@ Queue = list[tuple[float, int, Node]]  # a heap: the best score first, then the 
 
 
 class PredictionTree:
-    """All live predictions below the cursor, with the best unsent and the best undrafted node at hand."""
+    """All live predictions below the cursor, with the best unsent and the best undrafted one at hand."""
 
     def __init__(self, token: int, position: int) -> None:
         self.num_nodes = 0
         self._next_id = 0
         self._unsent: Queue = []
         self._undrafted: Queue = []
+        self._candidates: list[tuple[float, int, int, Node]] = []  # the next one of each parent, and its index there
         self._newest: list[Node] = []
         self.root = self._add(token, position, 0.0, None, NO_NODE)
 
@@ -97,20 +103,35 @@ class PredictionTree:
         node = Node(self._next_id, parent_id, token, position, score, parent)
         self._next_id += 1
         self.num_nodes += 1
-        heapq.heappush(self._unsent, (-score, node.id, node))
-        heapq.heappush(self._undrafted, (-score, node.id, node))
+        entry = (-score, node.id, node)
+        heapq.heappush(self._unsent, entry)
+        heapq.heappush(self._undrafted, entry)
         return node
 
     def logprob(self, node: Node) -> float:
         """Cumulative log-probability below the cursor: with it nodes of different requests compare."""
         return node.score - self.root.score
 
-    def grow(self, parent: Node, proposals: Sequence[tuple[int, float]]) -> list[Node]:
-        """Give a live node children from `(token, log-probability)` pairs; one that it has already is left as it is."""
-        if not parent.alive:
-            return []
-        parent.expanded = True
-        return [self.extend(parent, token, logprob) for token, logprob in proposals if token not in parent.children]
+    def grow(self, parent: Node, proposals: Children) -> None:
+        """Give a live node candidates: `(token, log-probability)` pairs, likeliest first. A child that it has already
+        is left as it is. To be called once for a node, and again after `forget_drafts`."""
+        if parent.alive:
+            parent.expanded, parent.candidates, parent.num_taken = True, proposals, 0
+            self._offer(parent)
+
+    def child(self, parent: Node, token: int) -> Node | None:
+        """The child of a live node with this token, if there is one, or a candidate for it."""
+        if (known := parent.children.get(token)) is not None:
+            return known
+        waiting = parent.candidates[parent.num_taken :]
+        return next((self.extend(parent, *candidate) for candidate in waiting if candidate[0] == token), None)
+
+    def children(self, parent: Node) -> Collection[Node]:
+        """All children of a live node, every candidate among them."""
+        for token, logprob in parent.candidates[parent.num_taken :]:
+            self.extend(parent, token, logprob)
+        parent.num_taken = len(parent.candidates)
+        return parent.children.values()
 
     def extend(self, parent: Node, token: int, logprob: float) -> Node:
         """The child of a live node with this token, new if need be; unlike after `grow`, the draft model has yet to
@@ -120,6 +141,25 @@ class PredictionTree:
             score = parent.score + min(logprob, 0.0)
             parent.children[token] = self._add(token, parent.position + 1, score, parent, parent.id)
         return parent.children[token]
+
+    def _offer(self, parent: Node) -> None:
+        """Queue a node's next candidate that is not its child by now."""
+        candidates, index = parent.candidates, parent.num_taken
+        while index < len(candidates) and candidates[index][0] in parent.children:
+            index += 1
+        parent.num_taken = index
+        if index < len(candidates):
+            score = parent.score + min(candidates[index][1], 0.0)
+            heapq.heappush(self._candidates, (-score, parent.id, index, parent))
+
+    def _take_up(self, queue: Queue) -> None:
+        """Make nodes of the candidates that outrank all that is queued."""
+        candidates = self._candidates
+        while candidates and (not queue or candidates[0][0] < queue[0][0]):
+            _, _, index, parent = heapq.heappop(candidates)
+            if parent.alive and parent.num_taken == index:
+                self.extend(parent, *parent.candidates[index])
+                self._offer(parent)
 
     def mark_sent(self, node: Node) -> None:
         """The node enters the pipeline; its parent must have entered, or be entering with it."""
@@ -143,24 +183,34 @@ class PredictionTree:
         queue = self._unsent
         while queue and (queue[0][2].sent or not queue[0][2].alive):
             heapq.heappop(queue)
+        self._take_up(queue)
         return queue[0][2] if queue else None
 
-    def likeliest_unsent(self, count: int) -> list[Node]:
-        """The next `count` live nodes that `best_unsent` would give, were each sent in turn."""
-        left = (entry for entry in self._unsent if entry[2].alive and not entry[2].sent)
-        return [node for _, _, node in heapq.nsmallest(count, left)]
+    def likeliest_unsent(self, count: int) -> list[float]:
+        """Log-probabilities of the next `count` nodes that `best_unsent` would give, were each sent in turn."""
+        nodes = (node.score for _, _, node in self._unsent if node.alive and not node.sent)
+        candidates = (
+            parent.score + min(logprob, 0.0)
+            for _, _, index, parent in self._candidates
+            if parent.alive and parent.num_taken == index
+            for token, logprob in parent.candidates[index:]
+            if token not in parent.children
+        )
+        return [score - self.root.score for score in heapq.nlargest(count, chain(nodes, candidates))]
 
     def best_undrafted(self) -> Node | None:
         """The likeliest live node that the draft model has not been given."""
         queue = self._undrafted
         while queue and (queue[0][2].drafted or not queue[0][2].alive):
             heapq.heappop(queue)
+        self._take_up(queue)
         return queue[0][2] if queue else None
 
     def advance(self, token: int) -> Advance:
         """The target decided `token` after the cursor: it becomes the cursor; what is not below it is dead."""
         accepted = self.root
-        child = accepted.children.pop(token, None)
+        child = self.child(accepted, token)
+        accepted.children.pop(token, None)
         dead = [node for sibling in accepted.children.values() for node in sibling.subtree()]
         for node in dead:
             node.alive = False
@@ -180,27 +230,36 @@ class PredictionTree:
         """The draft model lost its state: every node must be handed to it again before it proposes more."""
         for node in self.root.subtree():
             node.drafted = node.expanded = False
+            node.candidates, node.num_taken = (), 0
+        self._candidates.clear()
         self._undrafted = [(-node.score, node.id, node) for node in self.root.subtree()]
         heapq.heapify(self._undrafted)
 
     def _drop_dead_entries(self) -> None:
         """Queues hold dead entries until they surface; rebuild a queue when most of it is dead."""
+        most = 64 + 2 * self.num_nodes
         for queue in (self._unsent, self._undrafted):
-            if len(queue) > 64 + 2 * self.num_nodes:
+            if len(queue) > most:
                 queue[:] = [entry for entry in queue if entry[2].alive]
                 heapq.heapify(queue)
+        if len(self._candidates) > most:
+            self._candidates = [entry for entry in self._candidates if entry[3].alive]
+            heapq.heapify(self._candidates)
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where an invariant of the tree is broken."""
         nodes = list(self.root.subtree())
         unsent = {entry[1] for entry in self._unsent}
         undrafted = {entry[1] for entry in self._undrafted}
+        offered = {(parent.id, index) for _, _, index, parent in self._candidates}
         assert len(nodes) == self.num_nodes
         assert self.root.parent is None
         for node in nodes:
             assert node.alive
             assert node.sent or node.id in unsent
             assert node.drafted or node.id in undrafted
+            left = [token for token, _ in node.candidates[node.num_taken :] if token not in node.children]
+            assert not left or (node.id, node.num_taken) in offered
             for token, child in node.children.items():
                 assert child.token == token
                 assert child.parent is node

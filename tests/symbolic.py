@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from draft_service.drafter import Children
+from pipedec.proposals import Children, Proposals
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Close, Commit, Op, Open, Poison, Prefill, Verdict
 from stage_service.verifier import Verifier
@@ -148,10 +148,10 @@ class SymbolicDraft:
     def reset(self, num_slots: int) -> None:
         self._span.reset(num_slots)
 
-    def propose(self, batch: Batch) -> Sequence[Children]:
+    def propose(self, batch: Batch) -> Proposals:
         first = batch.num_prefill
         prefixes = self._span.prefixes(batch, range(batch.num_rows))
-        return [self._children_of(prefixes[first + row]) for row in range(len(batch.rows))]
+        return Proposals.of([self._children_of(prefixes[first + row]) for row in range(len(batch.rows))])
 
     def _children_of(self, prefix: Prefix) -> Children:
         digest = hashlib.blake2b(repr((self._seed, prefix)).encode()).digest()

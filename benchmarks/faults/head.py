@@ -6,15 +6,15 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from draft_service.__main__ import run
 from draft_service.assembly import load_models
-from draft_service.drafter import Children, Proposer
+from draft_service.drafter import Proposer
 from pipedec.config import DraftConfig
 from pipedec.logs import configure_draft
+from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 
 
@@ -27,7 +27,7 @@ class Unreliable:
     def reset(self, num_slots: int) -> None:
         self._draft.reset(num_slots)
 
-    def propose(self, batch: Batch) -> Sequence[Children]:
+    def propose(self, batch: Batch) -> Proposals:
         while (self._folder / "slow").exists():
             time.sleep(0.05)
         if (self._folder / "fail").exists():

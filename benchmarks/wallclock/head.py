@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from benchmarks.replayed_draft import ReplayedDraft
 from benchmarks.wallclock.scene import Scene, hold
 from draft_service.__main__ import run
 from draft_service.assembly import load_models
-from draft_service.drafter import Children, Proposer
+from draft_service.drafter import Proposer
 from pipedec.config import DraftConfig
 from pipedec.logs import configure_draft
+from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 
 
@@ -25,7 +26,7 @@ class HeldDraft:
         self._inner, self._seconds = inner, seconds
         self.reset = inner.reset
 
-    def propose(self, batch: Batch) -> Sequence[Children]:
+    def propose(self, batch: Batch) -> Proposals:
         start = time.monotonic()
         proposals = self._inner.propose(batch)
         hold(start, self._seconds(batch.num_rows))

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from pipedec.policy import Policy, make_policy
+from pipedec.proposals import Proposals
 from pipedec.recall import SHORTEST, SURE, Recall
-from pipedec.tree import PredictionTree
+from pipedec.tree import Node, PredictionTree
 
 
 def tree_of(*proposals: tuple[int, float]) -> PredictionTree:
@@ -18,6 +19,13 @@ def tree_of(*proposals: tuple[int, float]) -> PredictionTree:
     tree.mark_sent(tree.root)
     tree.grow(tree.root, [(token, math.log(probability)) for token, probability in proposals])
     return tree
+
+
+def child(tree: PredictionTree, token: int) -> Node:
+    """The cursor's child."""
+    found = tree.child(tree.root, token)
+    assert found is not None
+    return found
 
 
 def send(policy: Policy, *trees: PredictionTree) -> list[tuple[int, int]]:
@@ -30,7 +38,7 @@ def send(policy: Policy, *trees: PredictionTree) -> list[tuple[int, int]]:
 
 def test_adaptive_shares_a_batch_by_likelihood_across_depths_and_requests() -> None:
     first, second = tree_of((1, 0.6), (2, 0.3)), tree_of((3, 0.9), (4, 0.02))
-    first.grow(first.root.children[1], [(5, math.log(0.8))])  # 0.48 from its cursor
+    first.grow(child(first, 1), [(5, math.log(0.8))])  # 0.48 from its cursor
     assert send(make_policy("adaptive", width=4), first, second) == [(1, 3), (0, 1), (0, 5), (0, 2)]
 
 
@@ -52,7 +60,7 @@ def test_adaptive_takes_a_step_in_time_that_rows_beyond_it_are_worth() -> None:
         return 1.0 if rows == 1 else 1.7 if rows <= 4 else 2.4
 
     tree = tree_of((1, 0.5), (2, 0.3))
-    tree.grow(tree.root.children[1], [(4, math.log(0.8)), (5, math.log(0.05))])
+    tree.grow(child(tree, 1), [(4, math.log(0.8)), (5, math.log(0.05))])
     assert send(make_policy("adaptive", cost=cost), tree) == [(0, 1), (0, 4), (0, 2)], "2.2 tokens in 1.7, not 1 in 1"
     assert not send(make_policy("adaptive", width=1, cost=cost), tree_of((1, 0.5)))
     assert not send(make_policy("adaptive", cost=cost), tree_of((1, 0.4), (2, 0.1)))
@@ -61,15 +69,28 @@ def test_adaptive_takes_a_step_in_time_that_rows_beyond_it_are_worth() -> None:
 
 
 def test_adaptive_drops_hopeless_children() -> None:
-    judged = make_policy("adaptive").judge([(1, math.log(0.9)), (2, math.log(0.001))])
-    assert [token for token, _ in judged] == [1]
+    likely, hopeless, none = (1, math.log(0.9)), (2, math.log(0.001)), []
+    judged = make_policy("adaptive").judge(Proposals.of([[likely, hopeless], [hopeless], none]))
+    assert [[token for token, _ in children] for children in judged] == [[1], [], []]
+
+
+def test_adaptive_ranks_children_by_what_came_true() -> None:
+    """A draft that says 0.5 and means never, and says 0.4 and means mostly."""
+    policy, proposals = make_policy("adaptive"), Proposals.of([[(1, math.log(0.5)), (2, math.log(0.3))]])
+    for _ in range(50):
+        cursor = PredictionTree(0, 0).root
+        cursor.proposed = (proposals, 0)
+        policy.observe(cursor, 2)
+    ((best, second),) = policy.judge(proposals)
+    assert (best[0], second[0]) == (2, 1)
+    assert best[1] > math.log(0.8)
 
 
 def test_the_papers_policy_extends_the_newest_level() -> None:
     tree = tree_of((1, 0.6), (2, 0.3))
     policy = make_policy("pipedec", width=1)
     assert send(policy, tree) == [(0, 1)]
-    tree.grow(tree.root.children[1], [(3, math.log(0.1))])
+    tree.grow(child(tree, 1), [(3, math.log(0.1))])
     assert send(policy, tree) == [(0, 3)], "not the likelier sibling of the level before"
 
 
@@ -112,13 +133,13 @@ def test_a_short_match_is_no_match_beside_a_draft_but_is_learnt_from() -> None:
         assert tree.num_nodes == 1
         policy.observe(tree.root, 7)
     policy.recall(tree := PredictionTree(2, 6), Recall(text), SHORTEST, last=100)
-    assert math.exp(tree.logprob(tree.root.children[3])) < 0.05
+    assert math.exp(tree.logprob(child(tree, 3))) < 0.05
 
 
 def test_what_the_draft_said_before_is_left_as_it_is() -> None:
     tree = tree_of((3, 0.2))
     make_policy("adaptive").recall(tree, Recall([1, 2, 3, 4, 9, 1, 2]), SHORTEST, last=100)
-    child = tree.root.children[3]
-    assert math.exp(tree.logprob(child)) == pytest.approx(0.2)
-    assert list(child.children) == [4]
+    known = child(tree, 3)
+    assert math.exp(tree.logprob(known)) == pytest.approx(0.2)
+    assert list(known.children) == [4]
     tree.check_integrity()

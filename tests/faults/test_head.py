@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
-from draft_service.drafter import Children
 from draft_service.transit import Patience
+from pipedec.proposals import Proposals
 from pipedec.wire.codec import encode
 from pipedec.wire.messages import Batch, Decision, Started, Verdict
 from pipedec.wire.sockets import INSECURE, ControlClient, DataSender, Transport
@@ -62,7 +62,7 @@ class FailingDraft(SymbolicDraft):
             raise RuntimeError("no memory")
         super().reset(num_slots)
 
-    def propose(self, batch: Batch) -> Sequence[Children]:
+    def propose(self, batch: Batch) -> Proposals:
         assert self.free.wait(DEADLINE)
         if "propose" in self.broken:
             raise RuntimeError("no memory")

@@ -6,12 +6,12 @@ import queue
 from collections.abc import Callable
 from contextlib import closing
 
-from draft_service.drafter import Children
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.speculation import Speculation
 from pipedec.cost import COLD_STEPS, StepCost, flat_cost
 from pipedec.policy import make_policy
+from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 from tests.sockets import DEADLINE
 
@@ -22,9 +22,9 @@ class Counting:
     def reset(self, num_slots: int) -> None:
         self.runs: list[tuple[int, int]] = []  # rows of the tree and of the prompt
 
-    def propose(self, batch: Batch) -> list[Children]:
+    def propose(self, batch: Batch) -> Proposals:
         self.runs.append((len(batch.rows), batch.num_prefill))
-        return [[(token + 1, -0.1)] for token in batch.rows.token.tolist()]
+        return Proposals.of([[(token + 1, -0.1)] for token in batch.rows.token.tolist()])
 
 
 def test_runs_are_timed_by_their_rows_and_those_with_a_prompt_are_not() -> None:
