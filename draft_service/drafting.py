@@ -85,8 +85,10 @@ class Drafting:
         for tree, chosen in self._policy.to_draft([s.tree for s in by_tree.values()]):
             sequence = by_tree[id(tree)]
             # Ancestors that it was never given, as when it was away or the text recalled them, go first.
-            missing = [node for node in chosen.ancestors() if not node.drafted]
-            for node in [*reversed(missing), chosen]:
+            missing = [chosen]
+            while (above := missing[-1].parent) is not None and not above.drafted:
+                missing.append(above)
+            for node in reversed(missing):
                 if len(job) >= self._max_rows or not take_slot(node):
                     return job
                 node.drafted = True

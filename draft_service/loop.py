@@ -283,9 +283,8 @@ class Head:
             if key == WARM_UP:  # nobody waits for it, and it is tried again in the next epoch alone
                 self.status = replace(self.status, reason=f"the warm-up failed: {error}")
         if (cancel := self._scheduler.take_cancel()) is not None:
-            for peer in self._members.peers:
-                if not self._links.control.send(peer, cancel):
-                    self._act(self._members.unreachable(peer, time.monotonic()))
+            for peer in self._links.control.send_all(self._members.peers, cancel):
+                self._act(self._members.unreachable(peer, time.monotonic()))
         while (batch := self._scheduler.compose()) is not None:
             assert self._sender is not None
             self._admit(batch.step)
@@ -307,5 +306,4 @@ class Head:
 
     def _stop(self) -> None:
         self._stopping = True
-        for peer in self._members.peers:
-            self._links.control.send(peer, Shutdown("the pipeline is being taken down"))
+        self._links.control.send_all(self._members.peers, Shutdown("the pipeline is being taken down"))

@@ -234,12 +234,12 @@ class Scheduler:
     def _take_slot(self, node: Node) -> bool:
         """Give a prediction a slot, unless the free ones are reserved."""
         if node.slot == NO_SLOT and self._allocator.num_free > self._reserve():
-            (node.slot,) = self._allocator.allocate(1)
+            node.slot = self._allocator.take()
         return node.slot != NO_SLOT
 
     def _send(self, sequence: Sequence, node: Node) -> Row:
         if node.slot == NO_SLOT:
-            (node.slot,) = self._allocator.allocate(1)
+            node.slot = self._allocator.take()
         self.counts.levels += sequence.mark_sent(node)
         return sequence.row(node, sequence.target)
 

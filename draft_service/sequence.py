@@ -123,9 +123,11 @@ class Sequence:
 
     def row(self, node: Node, channel: Channel) -> Row:
         """The node as a row of a channel's batch; ancestors that are committed there are left out."""
-        root_committed = channel.committed == len(self.tokens)
-        ancestors = [a.slot for a in node.ancestors() if not (root_committed and a is self.tree.root)]
-        return Row(self.id, node.id, node.parent_id, node.token, node.position, node.slot, tuple(ancestors))
+        parent, root = node.parent, self.tree.root
+        if parent is not None and not node.above:
+            node.above = (parent.slot, *parent.above[: parent.position - root.position])
+        height = node.position - root.position - (channel.committed == len(self.tokens))
+        return Row(self.id, node.id, node.parent_id, node.token, node.position, node.slot, node.above[:height])
 
     def advance(self, token: int) -> Advance:
         """The target decided a token: it is certain now and becomes the cursor."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pipedec.proposals import Children
 
 EDGES = (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.5, -2.0, -1.5, -1.0, -0.7, -0.4, -0.2, -0.1, -0.05, -0.02)
+_EDGES = np.array(EDGES)
 TRUST = 4.0  # how many proposals that came true weigh as much as the draft's own word
 
 
@@ -38,4 +39,4 @@ class Calibration:
 
     def __call__(self, logprobs: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """The calibrated log-probabilities, of the same shape. Likelier proposals may have become less likely ones."""
-        return np.minimum(0.0, logprobs + self._shift[np.searchsorted(EDGES, logprobs, side="right")])
+        return np.minimum(0.0, logprobs + self._shift[_EDGES.searchsorted(logprobs, side="right")])

@@ -65,12 +65,14 @@ class StepCost:
         self._by_stage: dict[int, dict[int, float]] = {}
         self._rows: list[int] = []
         self._seconds: list[float] = []
+        self._known: dict[int, float] = {}  # what was asked since something changed: every row of a batch asks
 
     def observe(self, stage: int, times: Sequence[tuple[int, float]]) -> None:
         """A stage's recent (rows, seconds), which replace what it said before."""
         if self._by_stage.get(stage) == (said := dict(times)):
             return
         self._by_stage[stage] = said
+        self._known.clear()
         self._rows = sorted({rows for times in self._by_stage.values() for rows in times})
         slowest = 0.0
         self._seconds = []
@@ -83,6 +85,11 @@ class StepCost:
         return {stage: times[min(times)] for stage, times in list(self._by_stage.items()) if times}
 
     def __call__(self, rows: int) -> float:
+        if (seconds := self._known.get(rows)) is None:
+            seconds = self._known[rows] = self._seconds_for(rows)
+        return seconds
+
+    def _seconds_for(self, rows: int) -> float:
         if not self._rows:
             return self._prior(rows)
         index = bisect_left(self._rows, rows)

@@ -53,7 +53,7 @@ class Policy(Protocol):
     def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
         """Nodes for the draft model's next run, in order; each is marked drafted by the caller, likewise."""
 
-    def judge(self, proposals: Proposals) -> list[Children]:
+    def judge(self, proposals: Proposals) -> Sequence[Children]:
         """What becomes of the draft model's proposals, row by row: how likely they are, and which are worth keeping."""
 
     def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
@@ -67,7 +67,7 @@ class Policy(Protocol):
 class _PlainPolicy:
     """Takes the draft model's proposals as they are."""
 
-    def judge(self, proposals: Proposals) -> list[Children]:
+    def judge(self, proposals: Proposals) -> Sequence[Children]:
         return [proposals[row] for row in range(len(proposals))]
 
     def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
@@ -212,9 +212,14 @@ class AdaptivePolicy:
             expected, seconds = expected + probability, longer
             yield tree, node
 
-    def judge(self, proposals: Proposals) -> list[Children]:
+    def judge(self, proposals: Proposals) -> Sequence[Children]:
         calibrated = self._calibration(proposals.logprobs)
-        return [_likely(*row) for row in zip(proposals.tokens.tolist(), calibrated.tolist(), strict=True)]
+        kept = calibrated > CHILD_FLOOR
+        pairs = zip(proposals.tokens[kept].tolist(), calibrated[kept].tolist(), strict=True)
+        rows = [list(islice(pairs, count)) for count in kept.sum(-1).tolist()]
+        for children in rows:
+            children.sort(key=itemgetter(1), reverse=True)  # calibrated, they may have changed places
+        return rows
 
     def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
         cursor = tree.root
@@ -261,13 +266,6 @@ def best_first(trees: Sequence[PredictionTree], peek: Callable[[PredictionTree],
 def _pays(probability: float, more: float, expected: float, seconds: float) -> bool:
     """Whether a row adds no less to the tokens `expected`, in proportion, than `more` seconds to the time."""
     return probability * seconds >= expected * more
-
-
-def _likely(tokens: list[int], logprobs: list[float]) -> Children:
-    """Those worth keeping, likeliest first: calibrated, they may have changed places."""
-    kept = [(token, logprob) for token, logprob in zip(tokens, logprobs, strict=True) if logprob > CHILD_FLOOR]
-    kept.sort(key=itemgetter(1), reverse=True)
-    return kept
 
 
 def _rank(node: Node) -> tuple[float, int]:

@@ -34,6 +34,12 @@ class SlotAllocator:
             self._used[slot] = 1
         return slots
 
+    def take(self) -> int:
+        """The lowest free slot. Raises `IndexError` when there is none."""
+        slot = heapq.heappop(self._free)
+        self._used[slot] = 1
+        return slot
+
     def free(self, slots: Iterable[int]) -> None:
         """Give slots back. Freeing a slot that is not in use is a bug in the caller, and raises."""
         for slot in slots:

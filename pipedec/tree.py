@@ -44,6 +44,7 @@ class Node:
     proposed: tuple[Proposals, int] | None = None  # the draft model's own word on them, and which row of it
     recalled: Sequence[Match] | None = None  # when it was the cursor: what the text itself suggested
     slot: int = NO_SLOT
+    above: tuple[int, ...] = ()  # slots of its ancestors, the parent's first, up to some cursor; once it is a row
     sent: bool = False
     drafted: bool = False
     expanded: bool = False

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -117,12 +118,10 @@ class Rows:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Rows:
         """Columns from rows."""
-        table = np.array([row[:6] for row in rows], dtype=np.int32).reshape(-1, 6)
-        offsets = np.zeros(len(rows) + 1, dtype=np.int32)
-        np.cumsum([len(row.ancestors) for row in rows], out=offsets[1:])
-        slots = np.array([slot for row in rows for slot in row.ancestors], dtype=np.int32)
-        request, node, parent, token, position, slot = np.ascontiguousarray(table.T)
-        return cls(request, node, parent, token, position, slot, offsets, slots)
+        *columns, ancestors = zip(*rows, strict=True) if rows else ((),) * len(Row._fields)
+        offsets = np.fromiter(accumulate(map(len, ancestors), initial=0), np.int32, len(rows) + 1)
+        slots = np.fromiter(chain.from_iterable(ancestors), np.int32, offsets[-1])
+        return cls(*np.array(columns, np.int32), offsets, slots)
 
 
 EMPTY_ROWS = Rows.of(())

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -250,8 +250,16 @@ class ControlServer(_Bound):
 
     def send(self, peer: bytes, message: FromHead) -> bool:
         """False when the peer is not connected, or does not read."""
+        return self._route(peer, codec.encode(message))
+
+    def send_all(self, peers: Iterable[bytes], message: FromHead) -> list[bytes]:
+        """The same message to each; those peers that `send` would be false for."""
+        header = codec.encode(message)
+        return [peer for peer in peers if not self._route(peer, header)]
+
+    def _route(self, peer: bytes, header: bytes) -> bool:
         try:
-            return self._send([peer, codec.encode(message)])
+            return self._send([peer, header])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
