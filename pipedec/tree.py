@@ -1,4 +1,4 @@
-"""The dynamic prediction tree of one request (arXiv 2504.04104). Plain ints and floats.
+"""The dynamic prediction tree of one request (arXiv 2504.04104). Plain ints and floats, no arrays.
 
 What the draft model proposes is first a *candidate*, a token and how likely it is, which its parent keeps. Most never
 come up, so only one that is asked for, as the best there is or by name, becomes a *node*. Then, in either order, it is

@@ -121,7 +121,8 @@ class Rows:
         *columns, ancestors = zip(*rows, strict=True) if rows else ((),) * len(Row._fields)
         offsets = np.fromiter(accumulate(map(len, ancestors), initial=0), np.int32, len(rows) + 1)
         slots = np.fromiter(chain.from_iterable(ancestors), np.int32, offsets[-1])
-        return cls(*np.array(columns, np.int32), offsets, slots)
+        request, node, parent, token, position, slot = np.array(columns, np.int32)
+        return cls(request, node, parent, token, position, slot, offsets, slots)
 
 
 EMPTY_ROWS = Rows.of(())
