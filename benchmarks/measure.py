@@ -159,9 +159,10 @@ def simulate(
     vocab_size: int,
     concurrency: int = 1,
     slots: int = SLOTS,
+    kind: type[Scheduler] = Scheduler,
 ) -> Simulation:
-    """A pipeline that replays these transcripts."""
-    scheduler = Scheduler(Limits(stages, max_sequences=concurrency, prefill_chunk=PREFILL_CHUNK), policy)
+    """A pipeline that replays these transcripts; `kind` of scheduler."""
+    scheduler = kind(Limits(stages, max_sequences=concurrency, prefill_chunk=PREFILL_CHUNK), policy)
     if draft is None:
         scheduler.lose_draft()
     workers = [ReplayStage(transcripts, vocab_size, is_last=index == stages - 1) for index in range(stages)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -12,6 +11,7 @@ from draft_service.api import serve
 from draft_service.assembly import LoadedModels, assemble_app, assemble_head, load_models
 from pipedec.config import DraftConfig
 from pipedec.errors import PipeDecError
+from pipedec.garbage import collect_rarely
 from pipedec.logs import configure_draft, fields
 from pipedec.metrics import service_registry
 from pipedec.wire.sockets import Transport
@@ -58,7 +58,7 @@ def main() -> int:
     configure_draft(config)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading; process 1 has no default
     models = load_models(config)
-    gc.freeze()  # what is loaded stays: the collector need not walk it again with every tree that comes and goes
+    collect_rarely()
     asyncio.run(run(config, models))
     return 0
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipedec.config import StageConfig
 from pipedec.errors import PipeDecError
+from pipedec.garbage import collect_rarely
 from pipedec.health import Health, HealthServer
 from pipedec.logs import configure_stage, fields
 from pipedec.metrics import service_registry
@@ -36,6 +37,7 @@ def main(adapt: Callable[[LoadedStage], LoadedStage] = lambda stage: stage) -> i
         stage = adapt(load_stage(config, health))
         with Transport.open(config.keys_dir) as transport:
             loop = assemble(config, stage, transport, metrics, health)
+            collect_rarely()
             signal.signal(signal.SIGTERM, lambda *_: loop.stop())
             loop.run()
     _log.info("stopped")

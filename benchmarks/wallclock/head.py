@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from draft_service.__main__ import run
 from draft_service.assembly import load_models
 from draft_service.drafter import Proposer
 from pipedec.config import DraftConfig
+from pipedec.garbage import collect_rarely
 from pipedec.logs import configure_draft
 from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
@@ -40,7 +40,7 @@ def main() -> None:
     if models.draft is not None:
         emulated = ReplayedDraft(scene.served(), scene.noise, scene.children)
         models = replace(models, draft=HeldDraft(emulated, scene.device.draft_seconds))
-    gc.freeze()
+    collect_rarely()
     asyncio.run(run(config, models))
 
 
