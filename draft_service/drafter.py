@@ -26,8 +26,9 @@ class Proposer(Protocol):
         """Forget all requests and hold that many KV slots: batches begin anew."""
 
     def propose(self, batch: Batch) -> Proposals:
-        """Children for each tree row of the batch, whose ops and prefill tokens are applied first. Whatever is raised
-        means that there are no predictions until it is reset."""
+        """Children for each tree row of the batch, whose ops and prefill tokens are applied first. Returns when the
+        device is done, so that the time until then is the run's. Whatever is raised means that there are no predictions
+        until it is reset."""
 
 
 class Drafter:
@@ -50,6 +51,7 @@ class Drafter:
     def propose(self, batch: Batch) -> Proposals:
         hidden = self._executor.execute(batch, None)
         if not len(batch.rows) or hidden is None:
+            self._executor.staging.wait()
             return Proposals.of(())
         rows = hidden[batch.num_prefill :]
         if self._adjust is None:
@@ -57,6 +59,9 @@ class Drafter:
         else:
             best = self._likeliest(self._adjust(batch, self._executor.head(rows)))
         tokens, logprobs = (tensor.numpy() for tensor in self._executor.staging.download(*best))
+        tokens = (
+            tokens.copy()
+        )  # proposals are kept as long as their node; memory that a device copies to is for transit
         sound = np.isfinite(logprobs).any(-1, keepdims=True)  # NaN spoils its whole row
         if not sound.any():
             raise ModelError("the draft model's logits are not numbers")

@@ -54,9 +54,10 @@ class StageWorker:
     def step(self, batch: Batch, activation: Activation | None, progress: Progress | None = None) -> StageResult:
         """Apply the batch's ops, run the layers on the rows that are alive, and verify on the last stage.
 
-        `activation` is None on stage 0, which embeds the tokens. A batch of which every row is cancelled while it is
-        computed is left where it is. Raises `ProtocolError` for an impossible batch, and `MemoryError` where the device
-        has not enough; after either only `reset` makes sense.
+        Returns when the device is done, so that the time until then is the step's. `activation` is None on stage 0,
+        which embeds the tokens. A batch of which every row is cancelled while it is computed is left where it is.
+        Raises `ProtocolError` for an impossible batch, and `MemoryError` where the device has not enough; after either
+        only `reset` makes sense.
         """
         try:
             return self._step(batch, activation, progress)
@@ -83,6 +84,7 @@ class StageWorker:
             (sent,) = self._executor.staging.download(hidden)
             return StageResult(len(hidden), activation=Activation(to_buffer(sent), len(hidden), alive))
         decisions = self._verifier.verify(batch, hidden, tree_rows(batch, alive), self._head)
+        self._executor.staging.wait()  # nothing was downloaded if nothing was decided
         return StageResult(len(hidden), verdict=Verdict(batch.epoch, batch.step, decisions))
 
     def _goes_on(self, batch: Batch, progress: Progress | None) -> GoesOn:

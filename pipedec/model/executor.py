@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipedec.model.layers import GoesOn, Layers
 from pipedec.model.packed import pack
 from pipedec.model.span import Span
 from pipedec.model.staging import make_staging
-from pipedec.model.static import CudaGraphs, Progress, Record, StaticRows, StaticSpan, plain
+from pipedec.model.static import CUT, CudaGraphs, Progress, Record, StaticRows, StaticSpan, plain
 from pipedec.model.table_attention import TableAttention
 from pipedec.wire.messages import Batch, Poison, Prefill
 
@@ -172,7 +173,18 @@ class SpanExecutor:
         assert hidden is not None, "a span that does not embed is given hidden states"
         cache = PoolCache(self._attention, self.model.span[0])
         place = self.staging.upload(torch.from_numpy(positions))
-        return self._layers(hidden.to(self.model.dtype), place, cache, goes_on=goes_on)
+        return self._layers(hidden.to(self.model.dtype), place, cache, goes_on=goes_on and self._in_step(goes_on))
+
+    def _in_step(self, goes_on: GoesOn) -> GoesOn:
+        """Asks once when the layers before are computed, not merely queued: whoever is told wants to know."""
+        cut = math.ceil(CUT * len(self.model.layers))
+
+        def ask(layer: int) -> bool:
+            if layer == cut:
+                self.staging.wait()
+            return goes_on(layer)
+
+        return ask
 
 
 def _tokens(batch: Batch) -> Ints:

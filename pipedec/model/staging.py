@@ -31,10 +31,10 @@ class DirectStaging:
         self._device = device
 
     def upload(self, source: torch.Tensor) -> torch.Tensor:
-        return source.to(self._device)
+        return source.to(self._device, copy=True)
 
     def download(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
-        return [tensor.cpu() for tensor in tensors]
+        return [tensor.to("cpu", copy=True) for tensor in tensors]
 
     def wait(self) -> None: ...
 

@@ -25,7 +25,7 @@ Record = Callable[[Program], Program]  # makes of a program one that does the sa
 Progress = Callable[[float], None]
 
 _EXTRA_KEYS = 512  # for which each row has room; a batch with more is computed without a program
-_CUT = 0.75  # of the layers, after which it is asked again whether to go on
+CUT = 0.75  # of the layers, after which it is asked again whether to go on
 
 
 def plain(program: Program) -> Program:
@@ -74,9 +74,11 @@ class StaticSpan:
         distances = rows * min(_EXTRA_KEYS, slots)
         self._layouts = {size: attention.layout(size, slots, distances) for size in sizes}
         self._sizes = tuple(sizes)
-        self._table = torch.zeros(self._layouts[rows].size, dtype=torch.int32, device=model.device)
+        self._table = torch.zeros(
+            max(each.size for each in self._layouts.values()), dtype=torch.int32, device=model.device
+        )
         self._hidden = torch.zeros(rows, model.hidden_size, dtype=model.dtype, device=model.device)
-        cut = math.ceil(_CUT * len(layers))
+        cut = math.ceil(CUT * len(layers))
         self._parts = [(0, cut), (cut, len(layers))] if cut < len(layers) else [(0, cut)]
         self._programs: dict[int, list[Program]] = {}
         self._places: dict[int, tuple[torch.Tensor, Rotated]] = {}  # of a size's rows, which its first part leaves

@@ -50,17 +50,14 @@ class Column(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Sizes of a table: at most so many rows, keys and distances, and rows in a tile. Contexts are cut into `spread`
-    items, if there are not more tiles than that."""
+    items, if there are not more tiles than that; `items` is room for either."""
 
     rows: int
     tile: int
     spread: int
+    items: int
     keys: int
     distances: int
-
-    @property
-    def items(self) -> int:
-        return max(self.rows, self.spread)
 
     @property
     def items_at(self) -> int:
@@ -79,6 +76,11 @@ def needed(contexts: Sequence[Context]) -> tuple[int, int]:
     """How many keys and distances these contexts have."""
     keys = sum(len(context.committed) + len(context.extra) for context in contexts)
     return keys, sum(len(context.extra) * len(context.rows) for context in contexts)
+
+
+def num_tiles(contexts: Sequence[Context], size: int) -> int:
+    """Into how many tiles of so many rows the rows of these contexts fall; one row each at worst."""
+    return sum(-(-len(context.rows) // size) for context in contexts)
 
 
 class TableMaker:

@@ -10,7 +10,7 @@ import torch
 
 from pipedec.model.context import Context, Ints
 from pipedec.model.kv_pool import KVPool
-from pipedec.model.table import HIDDEN, Column, Layout, TableMaker, needed
+from pipedec.model.table import HIDDEN, Column, Layout, TableMaker, needed, num_tiles
 
 
 @dataclass(slots=True, eq=False)
@@ -86,8 +86,11 @@ class TableAttention:
         self.maker = TableMaker(num_slots, scratch=pool.num_slots - 1)
         self.bound: Bound | None = None
 
-    def layout(self, rows: int, keys: int, distances: int) -> Layout:
-        return Layout(rows, self._compute.tile(rows), self._compute.spread(rows), keys, distances)
+    def layout(self, rows: int, keys: int, distances: int, contexts: Sequence[Context] | None = None) -> Layout:
+        """Sizes for these contexts, or for any that have so many rows, keys and distances."""
+        tile, spread = self._compute.tile(rows), self._compute.spread(rows)
+        tiles = rows if contexts is None else num_tiles(contexts, tile)
+        return Layout(rows, tile, spread, max(tiles, spread), keys, distances)
 
     def bind(self, bound: Bound) -> None:
         self.bound = bound
@@ -103,7 +106,7 @@ class TableAttention:
         """Nobody reads a slot that no table names."""
 
     def begin(self, contexts: Sequence[Context], order: Ints, open_owners: set[int]) -> None:
-        layout = self.layout(len(order), *needed(contexts))
+        layout = self.layout(len(order), *needed(contexts), contexts)
         table = self.maker.make(layout, contexts, order, None)
         self.bind(Bound(layout, torch.from_numpy(table).to(self._pool.device)))
 

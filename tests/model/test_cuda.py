@@ -1,4 +1,4 @@
-"""What only a GPU can show: recorded programs, pinned memory, and tokens equal to the CPU's."""
+"""What only a GPU can show: recorded programs, and tokens equal to the CPU's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
 from pipedec.model.skinny_product import skinny_product
-from pipedec.model.staging import PinnedStaging
 from pipedec.policy import PolicyName
 from tests.exactness.pipelines import POLICIES, SAMPLED, expected, load, run
 from tests.model.test_static import batch, opened
@@ -70,16 +69,3 @@ def test_weights_are_on_the_device_alone(llama: Path) -> None:
     tensors = [tensor for layer in model.layers for tensor in layer.parameters()]
     assert {tensor.device for tensor in tensors} == {torch.device("cuda", 0)}
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
-
-
-def test_staging_keeps_what_was_given_apart() -> None:
-    staging = PinnedStaging(torch.device("cuda", 0))
-    host = torch.randn(64, 8192)
-    kept, uploaded = host.clone(), []
-    for step in range(20):
-        uploaded.append(staging.upload(host) + step)
-        host += 1  # may be changed at once
-    downloaded = [staging.download(tensor)[0] for tensor in uploaded]
-    for step, tensor in enumerate(downloaded):
-        assert tensor.is_pinned()
-        torch.testing.assert_close(tensor, kept + 2 * step)
