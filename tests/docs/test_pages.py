@@ -78,3 +78,11 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert {page.stem for page in PAGES if page.name != "README.md"} <= {
         page.stem for page in (tmp_path / "site").glob("*.html")
     }
+
+
+def test_every_benchmark_is_in_the_list() -> None:
+    """Programs of `benchmarks`, but for those that a benchmark starts itself."""
+    single = {file.stem for file in (ROOT / "benchmarks").glob("*.py") if "__main__" in file.read_text()}
+    folders = {file.parent.name for file in (ROOT / "benchmarks").glob("*/__main__.py")}
+    listed = re.findall(r"^\| `python -m benchmarks\.(\w+)", (ROOT / "docs" / "development.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(single | folders)
