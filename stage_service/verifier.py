@@ -20,7 +20,7 @@ from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, P
 
 NO_TOKEN = -1  # what a request expects that no token can follow
 
-Head = Callable[[torch.Tensor], torch.Tensor]  # hidden [rows, width] -> float32 logits [rows, vocabulary]
+LMHead = Callable[[torch.Tensor], torch.Tensor]  # hidden [rows, width] -> float32 logits [rows, vocabulary]
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Verifier:
         """Forget all requests: a new epoch begins."""
         self._tracked.clear()
 
-    def verify(self, batch: Batch, hidden: torch.Tensor, present: dict[int, int], head: Head) -> tuple[Decision, ...]:
+    def verify(self, batch: Batch, hidden: torch.Tensor, present: dict[int, int], head: LMHead) -> tuple[Decision, ...]:
         """Tokens that this batch decides. A request whose logits are not numbers fails; the others do not care.
 
         hidden: [activation rows present, width], the last layer's output; present: tree row -> its index in `hidden`;

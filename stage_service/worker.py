@@ -14,7 +14,7 @@ from pipedec.model.memory import is_out_of_memory, release_cached_memory
 from pipedec.model.tensors import from_buffer, to_buffer
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Int32, Verdict
-from stage_service.verifier import Head, Verifier
+from stage_service.verifier import LMHead, Verifier
 
 Progress = Callable[[float], None]  # told, before each layer, the share of the layers that is done; may call `cancel`
 
@@ -114,7 +114,7 @@ class StageWorker:
         return present[keep], np.flatnonzero(keep).astype(np.int32)
 
 
-def _prepared_head(executor: SpanExecutor) -> Head:
+def _prepared_head(executor: SpanExecutor) -> LMHead:
     run = executor.of_rows(lambda rows: (executor.head(rows),))
     return lambda rows: run(rows)[0]
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from pipedec.sizing.gpus import GIB
 from pipedec.sizing.model import ModelSize
-from pipedec.spec import Span
+from pipedec.spec import Serving, Span, Speculation
 
 LIBRARIES = GIB  # the CUDA context, kernels, the allocator's slack
-PREFILL_CHUNK = 256
-TREE_ROWS = 64  # of one batch
+PREFILL_CHUNK, TREE_ROWS = Serving().prefill_chunk, Speculation().width  # of one batch, unless the manifest says more
 
 
 @dataclass(frozen=True, slots=True)
