@@ -11,11 +11,17 @@ from typing import Any
 import jinja2
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from pipedec.errors import ModelError, RequestError
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoders put for bytes that are not (yet) a character
-RESERVED_OPTIONS = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"messages"}
+RESERVED_OPTIONS = frozenset({"messages"}).union(
+    *(
+        inspect.signature(each).parameters
+        for each in (PreTrainedTokenizerBase.apply_chat_template, render_jinja_template)
+    )
+)
 
 
 class Tokenizer:
@@ -38,7 +44,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a plain prompt, with the special tokens that this model wants around one."""
-        return list(self._backend.encode(text).ids)
+        return self._encode(text, special=True)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
         """The tokens of a conversation, up to where the assistant's answer begins.
@@ -52,9 +58,16 @@ class Tokenizer:
             raise RequestError(f"{reserved[0]} cannot be set here", f"chat_template_kwargs.{reserved[0]}")
         try:
             prompt = self._hf.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **options)
+        except RecursionError as error:
+            raise RequestError("the chat template's variables are nested too deeply", "chat_template_kwargs") from error
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RequestError(f"the chat template refuses these messages: {error}", "messages") from error
-        return list(self._backend.encode(prompt, add_special_tokens=False).ids)
+        return self._encode(prompt, special=False)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        """In a batch of one: other than `encode`, that lets other threads run meanwhile."""
+        (encoding,) = self._backend.encode_batch([text], add_special_tokens=special)
+        return list(encoding.ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; special tokens have none."""
@@ -110,7 +123,8 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 class Detokenizer:
-    """The text of one sequence, token by token: all pieces joined are `Tokenizer.decode` of all tokens.
+    """The text of one sequence, token by token: all pieces joined are `Tokenizer.decode` of all tokens, or of the whole
+    less that of the tokens `before`, which it continues.
 
     With every token a short window of recent ones is decoded. It begins with the tokens of the piece before, since
     decoders look at neighbours (the space before a word shows only after another token). A text that ends in
@@ -123,11 +137,13 @@ class Detokenizer:
 
     MAX_PARTIAL = 3  # bytes of an unfinished UTF-8 character, so tokens, and replacement characters, too
     MAX_WINDOW = 32
+    MAX_BEFORE = 8  # tokens: enough for decoders to see that a word, or a character, began before
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._window: list[int] = []
-        self._sent = 0  # characters of the window's text that are out
+        self._window = [token for token in before[-self.MAX_BEFORE :] if token not in tokenizer.special_tokens]
+        text = tokenizer.decode(self._window)
+        self._sent = len(text.rstrip(REPLACEMENT))  # characters of the window's text that are out
         self._fresh = 0  # tokens since the text was last complete
 
     def push(self, token: int) -> str:

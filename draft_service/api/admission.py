@@ -24,11 +24,13 @@ SAMPLING_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The sequences of one HTTP request: `n` for each of its prompts, in order. `stops` are the stop strings of all."""
+    """The sequences of one HTTP request: `n` for each of its prompts, in order. `stops` are the stop strings of all.
+    Whether their text `continues` that of their prompts, or begins anew."""
 
     sequences: tuple[GenerationRequest, ...]
     stops: tuple[str, ...]
     num_prompt_tokens: int  # each prompt counted once
+    continues: bool
 
 
 class Admitter:
@@ -52,10 +54,10 @@ class Admitter:
 
         tokens = await _off_loop_if_long(encode, sum(len(prompt) for prompt in prompts if isinstance(prompt, str)))
         max_tokens = self._max_tokens("prompt", tokens, body.max_tokens, COMPLETION_TOKENS)
-        return self._admit(body, tokens, max_tokens, body.logprobs)
+        return self._admit(body, tokens, max_tokens, body.logprobs, continues=True)
 
     async def chat(self, body: ChatBody) -> Admission:
-        if body.top_logprobs is not None and not body.logprobs:
+        if body.top_logprobs and not body.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         messages = [_plain(message) for message in body.messages]
@@ -68,7 +70,7 @@ class Admitter:
         tokens = await _off_loop_if_long(encode, sum(len(message["content"]) for message in messages))
         asked = body.max_completion_tokens or body.max_tokens
         max_tokens = self._max_tokens("messages", tokens, asked, self._info.context)
-        return self._admit(body, tokens, max_tokens, logprobs)
+        return self._admit(body, tokens, max_tokens, logprobs, continues=False)
 
     def _max_tokens(
         self, param: str, prompts: Sequence[Sequence[int]], asked: int | None, default: int
@@ -94,6 +96,8 @@ class Admitter:
         prompts: Sequence[Sequence[int]],
         max_tokens: Sequence[int],
         logprobs: int | None,
+        *,
+        continues: bool,
     ) -> Admission:
         n = body.n or 1
         if n * len(prompts) > self._max_sequences:
@@ -115,6 +119,7 @@ class Admitter:
             ),
             (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
             sum(map(len, prompts)),
+            continues,
         )
 
     def _sampling(self, body: GenerationBody, end_tokens: frozenset[int], logprobs: int | None) -> SamplingParams:

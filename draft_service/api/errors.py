@@ -82,10 +82,12 @@ def _describe(errors: Sequence[Mapping[str, Any]], body: object) -> tuple[str, s
     """One sentence and one field path out of pydantic's errors, for the first field that is wrong.
 
     A field that may have several types gets errors for each of them. The type that the client meant is the one
-    whose error is not about the type itself, or else lies deepest.
+    whose error is not about the type itself, or else lies deepest. What is not supported explains the rest, as tool
+    calls do a message without content.
     """
     if errors[0]["type"] == "json_invalid":
         return f"the body is not JSON: {errors[0]['ctx']['error']}", None
+    errors = [error for error in errors if error["type"] == "unsupported"] or errors
     first = _field_path(errors[0], body)
     located = [(_field_path(error, body), error) for error in errors]
     path, meant = max(
@@ -101,7 +103,9 @@ def _describe(errors: Sequence[Mapping[str, Any]], body: object) -> tuple[str, s
 def _field_path(error: Mapping[str, Any], body: object) -> tuple[str, ...]:
     """`error`'s location without the names of types that pydantic puts between and behind the fields."""
     path: list[str] = []
-    *parents, last = error["loc"][1:] or ("",)
+    if not error["loc"][1:]:
+        return ()
+    *parents, last = error["loc"][1:]
     for key in (*parents, last):
         if (isinstance(body, dict) and key in body) or (isinstance(body, list) and isinstance(key, int)):
             body = body[key]

@@ -6,14 +6,25 @@ something we do not do is declared with its harmless values only, so it is refus
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sized
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pipedec.sampling_params import MIN_REPETITION_PENALTY
 
 MAX_SEQUENCES = 128  # prompts x choices of one HTTP request
+MAX_BIASES = 1024
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -22,15 +33,25 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 LogitBias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
 
 
-def _encodable(text: str) -> str:
+def _encodable(said: Any) -> Any:
     """JSON can escape half of a surrogate pair, which no tokenizer takes."""
     try:
-        text.encode()
+        (said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)).encode()
     except UnicodeEncodeError as error:
         raise PydanticCustomError("string_unicode", "Input should be Unicode without lone surrogates") from error
-    return text
+    except RecursionError as error:
+        raise PydanticCustomError("recursion", "Input is nested too deeply") from error
+    return said
 
 
+def _few(biases: Any) -> Any:
+    """Looked at before each of them is, and is perhaps found wrong: a body has room for 100,000."""
+    if isinstance(biases, Sized) and len(biases) > MAX_BIASES:
+        raise PydanticCustomError("too_long", "Input should have at most {most} items", {"most": MAX_BIASES})
+    return biases
+
+
+# Lists stop at the first item that is wrong: a body has room for a million, and each would be described.
 Text = Annotated[str, AfterValidator(_encodable)]
 Prompts = Annotated[list[Text], Field(min_length=1, max_length=MAX_SEQUENCES, fail_fast=True)]
 TokenIdPrompts = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_SEQUENCES, fail_fast=True)]
@@ -74,8 +95,8 @@ class GenerationBody(Body):
     n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16, fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = None
     ignore_eos: bool | None = None
 
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -85,7 +106,7 @@ class GenerationBody(Body):
     repetition_penalty: Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[LogitBias, Field(max_length=1024)] | None = None
+    logit_bias: Annotated[LogitBias, BeforeValidator(_few), Field(max_length=MAX_BIASES)] | None = None
     seed: int | None = None  # any: modulo 2**63
 
     echo: Annotated[Any, Only(False)] = None
@@ -101,6 +122,7 @@ class GenerationBody(Body):
     logits_processors: Annotated[Any, Only([])] = None
     typical_p: Annotated[Any, Only(1, 1.0)] = None
     return_token_ids: Annotated[Any, Only(False)] = None
+    return_tokens_as_token_ids: Annotated[Any, Only(False)] = None
     allowed_token_ids: Annotated[Any, Only()] = None
     bad_words: Annotated[Any, Only([])] = None
     prompt_logprobs: Annotated[Any, Only()] = None
@@ -129,7 +151,7 @@ class TextPart(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)]
     name: Text | None = None
     tool_calls: Annotated[Any, Only([])] = None
     function_call: Annotated[Any, Only()] = None
@@ -139,11 +161,11 @@ class Message(Body):
 class ChatBody(GenerationBody):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    chat_template_kwargs: dict[str, bool | int | float | Text] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_encodable)] | None = None
     reasoning_effort: Text | None = None  # a variable of the chat template
 
     tools: Annotated[Any, Only([])] = None

@@ -105,14 +105,24 @@ class CompletionReply(Reply):
         return {
             "tokens": [self._text(scored.token) for scored in tokens],
             "token_logprobs": [_finite(scored.logprobs.logprob) for scored in tokens],
-            "top_logprobs": [
-                {self._text(token): _finite(logprob) for token, logprob in scored.logprobs.top} for scored in tokens
-            ],
+            "top_logprobs": [self._top(scored) for scored in tokens],
             "text_offset": [scored.offset for scored in tokens],
         }
 
+    def _top(self, scored: ScoredToken) -> dict[str, float]:
+        """The likeliest, and the chosen one; of those that look the same, the likelier."""
+        chosen, top = (scored.token, scored.logprobs.logprob), dict[str, float]()
+        for token, logprob in sorted((*scored.logprobs.top, chosen), key=lambda entry: -entry[1]):
+            top.setdefault(self._text(token), _finite(logprob))
+        return top
+
     def _text(self, token: int) -> str:
-        return self._tokenizer.token_bytes(token).decode(errors="replace")
+        """As OpenAI names a token that is no text by itself."""
+        content = self._tokenizer.token_bytes(token)
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
 
 def _finite(logprob: float) -> float:

@@ -37,7 +37,7 @@ class Run:
     ) -> None:
         self._id, self._engine, self._tokenizer, self._metrics = id, engine, tokenizer, metrics
         self._ended = ended
-        self._sequences, self._stops = admission.sequences, admission.stops
+        self._sequences, self._stops, self._continues = admission.sequences, admission.stops, admission.continues
         self.num_prompt_tokens = admission.num_prompt_tokens
         self.num_generated_tokens = 0
         self._statistics: dict[int, RequestStatistics] = {}
@@ -85,7 +85,8 @@ class Run:
     async def _stream(
         self, index: int, sequence: GenerationRequest, emit: Emit, record: RequestRecord
     ) -> FinishedReason:
-        transcript = Transcript(index, self._tokenizer, self._stops, sequence.sampling.min_tokens)
+        before = sequence.prompt if self._continues else ()
+        transcript = Transcript(index, self._tokenizer, self._stops, sequence.sampling.min_tokens, before)
         async with aclosing(self._engine.generate(replace(sequence, id=self._id))) as events:
             async for event in events:
                 statistics = event.statistics or RequestStatistics()

@@ -41,10 +41,12 @@ class Delta:
 class Transcript:
     """The text of choice `index` as its tokens come."""
 
-    def __init__(self, index: int, tokenizer: Tokenizer, stops: Sequence[str], min_tokens: int = 0) -> None:
-        """Stop strings count only once `min_tokens` tokens are there."""
+    def __init__(
+        self, index: int, tokenizer: Tokenizer, stops: Sequence[str], min_tokens: int = 0, before: Sequence[int] = ()
+    ) -> None:
+        """Stop strings count only once `min_tokens` tokens are there. The text goes on from that of tokens `before`."""
         self._index, self._min_tokens = index, min_tokens
-        self._detokenizer, self._stops = Detokenizer(tokenizer), StopStrings(stops)
+        self._detokenizer, self._stops = Detokenizer(tokenizer, before), StopStrings(stops)
         self._scored: list[ScoredToken] = []  # not yet told
         self._num_decoded = self._num_sent = 0  # characters
         self.num_tokens = 0

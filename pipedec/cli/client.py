@@ -52,7 +52,12 @@ def _open(url: str, body: Json | None, api_key: str | None) -> Any:
     headers = {"Content-Type": "application/json"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
+    try:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("it must begin with http:// or https://")
+        request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
+    except ValueError as error:
+        raise PipeDecError(f"{url} is not a URL: {error}") from error
     try:
         return direct.open(request)
     except urllib.error.HTTPError as error:

@@ -100,9 +100,11 @@ def _greeting(pipeline: LocalPipeline, live_page: bool, api_key_file: Path | Non
         }
     )
     key = f' \\\n    -H "Authorization: Bearer $(cat {api_key_file})"' if api_key_file else ""
-    watch = f"Watch it: {pipeline.url}/ in a browser, or `pipedec top {pipeline.url}`\n\n" if live_page else ""
+    option = f" --api-key-file {api_key_file}" if api_key_file else ""
+    watch = f"Watch it: {pipeline.url}/ in a browser, or `pipedec top {pipeline.url}{option}`\n\n" if live_page else ""
+    stages = len(pipeline.programs) - 1
     return (
-        f"\n{pipeline.served_name} is served at {pipeline.url}/v1 by {len(pipeline.programs) - 1} stages. Try:\n\n"
+        f"\n{pipeline.served_name} is served at {pipeline.url}/v1 by {stages} stage{'s' * (stages > 1)}. Try:\n\n"
         f"  curl -N {pipeline.url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n    -d '{body}'\n\n"
-        f"  pipedec generate --url {pipeline.url} 'Why is the sky blue?'\n\n{watch}Ctrl-C ends it.\n"
+        f"  pipedec generate --url {pipeline.url}{option} 'Why is the sky blue?'\n\n{watch}Ctrl-C ends it.\n"
     )

@@ -7,11 +7,17 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
+from draft_service.api.openai_types import ChatBody
 from pipedec.errors import UnavailableError
 from tests.api.scripted import CONTEXT, MODEL, ScriptedEngine
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 0
 
 
 def failure(response: httpx.Response, status: int) -> dict[str, Any]:
@@ -115,11 +121,18 @@ def test_wrong_fields_of_a_completion(
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
-        ({"chat_template_kwargs": {"a": []}}, "chat_template_kwargs.a"),
+        ({"chat_template_kwargs": {"conversations": "x"}}, "chat_template_kwargs.conversations"),
+        ({"chat_template_kwargs": {"a": ["\ud800"]}}, "chat_template_kwargs"),
+        ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+        ({"messages": [{"role": "user", "content": [0] * 1000}] * 300}, "messages.0.content.0"),
+        ({"logit_bias": {f"x{token}": "" for token in range(60_000)}}, "logit_bias"),
+        ({"chat_template_kwargs": {"a": nested(900)}}, "chat_template_kwargs"),
+        ({"return_tokens_as_token_ids": True}, "return_tokens_as_token_ids"),
     ],
 )
 def test_wrong_fields_of_a_chat(http: httpx.Client, engine: ScriptedEngine, fields: dict[str, Any], param: str) -> None:
-    response = http.post(CHAT, json={"model": MODEL, "messages": [{"role": "user", "content": "x"}], **fields})
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], **fields}
+    response = http.post(CHAT, content=json.dumps(body), headers={"content-type": "application/json"})
     assert failure(response, 400)["param"] == param
     assert engine.requests == []
 
@@ -133,6 +146,32 @@ def test_wrong_fields_of_a_chat(http: httpx.Client, engine: ScriptedEngine, fiel
 )
 def test_bodies_that_are_not_a_json_object(http: httpx.Client, body: bytes) -> None:
     failure(http.post(COMPLETIONS, content=body, headers={"content-type": "application/json"}), 400)
+
+
+def test_an_empty_body_says_so(http: httpx.Client) -> None:
+    error = failure(http.post(COMPLETIONS, content=b"", headers={"content-type": "application/json"}), 400)
+    assert (error["param"], error["message"].partition(":")[0]) == (
+        None,
+        "the body must be a JSON object, sent as application/json",
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"messages": [{"role": "user", "content": [0] * 1000}] * 400},
+        {"messages": [0] * 4000},
+        {"stop": [0] * 100_000},
+        {"stop_token_ids": [-1] * 100_000},
+        {"logit_bias": {f"x{token}": "" for token in range(60_000)}},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_body_that_is_wrong_everywhere_is_not_described_everywhere(wrong: dict[str, Any]) -> None:
+    """That would take seconds, in which nobody else is served."""
+    with pytest.raises(ValidationError) as caught:
+        ChatBody.model_validate({"model": MODEL, "messages": [{"role": "user", "content": "x"}], **wrong})
+    assert caught.value.error_count() <= 4
 
 
 def test_a_body_that_is_not_declared_as_json(http: httpx.Client) -> None:

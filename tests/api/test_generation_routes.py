@@ -249,6 +249,25 @@ def test_log_probabilities_of_a_chat(http: httpx.Client, engine: ScriptedEngine)
     assert choice["logprobs"] is None
 
 
+def test_log_probabilities_of_a_completion(http: httpx.Client, engine: ScriptedEngine) -> None:
+    """Tokens that are no text have names of their own, and the chosen one is among the likeliest."""
+    engine.say("é")
+    (choice,) = post(http, COMPLETIONS, logprobs=1)["choices"]
+    first, names = engine.tokenizer.token_text(0), [f"bytes:\\x{byte:02x}" for byte in "é".encode()]
+    assert choice["text"] == "é"
+    assert choice["logprobs"] == {
+        "tokens": names,
+        "token_logprobs": [-0.25, -0.25],
+        "top_logprobs": [{name: -0.25, first: -0.5} for name in names],
+        "text_offset": [0, 0],
+    }
+
+
+def test_what_a_client_asks_nothing_of_passes(http: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.say("x")
+    post(http, CHAT, top_logprobs=0, chat_template_kwargs={"tags": ["a", {"b": None}]})
+
+
 def test_log_probabilities_of_no_text_are_an_empty_list(http: httpx.Client, engine: ScriptedEngine) -> None:
     engine.say("")
     (choice,) = post(http, CHAT, logprobs=True)["choices"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,24 @@ def test_pieces_with_leading_spaces_and_byte_fallback_join_to_the_whole(parts: S
     assert "".join(pieces(SENTENCEPIECE, tokens)) == SENTENCEPIECE.decode(tokens)
 
 
+def test_a_text_that_is_continued_keeps_the_space_of_its_first_word() -> None:
+    the, a = 3, 2
+    detokenizer = Detokenizer(SENTENCEPIECE, [START, the])
+    assert [detokenizer.push(token) for token in (a, the)] == [" a", " the"]
+    assert Detokenizer(SENTENCEPIECE, [START]).push(a) == "a"
+
+
+@given(st.lists(st.integers(0, 259), max_size=40), st.text(max_size=20))
+def test_what_continues_a_text_is_the_rest_of_the_whole(before: list[int], text: str) -> None:
+    """Also of a character that began before."""
+    tokens = tokens_of(BYTES, text.encode())
+    detokenizer = Detokenizer(BYTES, before)
+    said = "".join([*map(detokenizer.push, tokens), detokenizer.flush()])
+    whole, known = BYTES.decode([*before, *tokens]), BYTES.decode(before)
+    assert whole.endswith(said)
+    assert len(whole) - len(said) == len(known.rstrip("\ufffd")) or said == text
+
+
 def test_byte_fallback_keeps_what_is_out_when_a_later_byte_spoils_the_run() -> None:
     euro = [7 + byte for byte in "€".encode()]
     assert "".join(pieces(SENTENCEPIECE, [*euro, 7 + 0xFF, 4])) == "€\ufffd\ufffd\ufffdb"
@@ -119,6 +139,23 @@ def test_bytes_of_tokens() -> None:
     assert [SENTENCEPIECE.token_bytes(token) for token in (2, 5, 7 + 0xE2, START, 999)] == [
         *(b" a", "é".encode(), b"\xe2", b"<s>", b"")
     ]
+
+
+def test_a_long_prompt_lets_other_threads_run(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model(tmp_path))
+    text, begun, turns = "a long prompt, " * 50_000, threading.Event(), 0
+
+    def encode() -> list[int]:
+        begun.set()
+        return tokenizer.encode(text)
+
+    with ThreadPoolExecutor() as pool:
+        tokens = pool.submit(encode)
+        begun.wait()
+        while not tokens.done():
+            turns += 1
+    assert len(tokens.result()) > 50_000
+    assert turns > 1000
 
 
 def test_chat_template() -> None:

@@ -90,3 +90,9 @@ def test_nobody_there_is_said() -> None:
         port = unused.getsockname()[1]
     with pytest.raises(UnavailableError, match=f"nothing answers at http://127.0.0.1:{port}/v1/models"):
         served_model(f"http://127.0.0.1:{port}", None)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://[", "localhost:8000"])
+def test_what_is_no_url_says_so(url: str) -> None:
+    with pytest.raises(PipeDecError, match=r"is not a URL: "):
+        served_model(url, None)

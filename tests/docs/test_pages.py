@@ -84,5 +84,7 @@ def test_every_benchmark_is_in_the_list() -> None:
     """Programs of `benchmarks`, but for those that a benchmark starts itself."""
     single = {file.stem for file in (ROOT / "benchmarks").glob("*.py") if "__main__" in file.read_text()}
     folders = {file.parent.name for file in (ROOT / "benchmarks").glob("*/__main__.py")}
-    listed = re.findall(r"^\| `python -m benchmarks\.(\w+)", (ROOT / "docs" / "development.md").read_text(), re.MULTILINE)
+    listed = re.findall(
+        r"^\| `python -m benchmarks\.(\w+)", (ROOT / "docs" / "development.md").read_text(), re.MULTILINE
+    )
     assert sorted(listed) == sorted(single | folders)
