@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import signal
 import sys
+
+if __name__ == "__main__":  # process 1 has no default, and what follows takes seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+import asyncio
+import logging
 
 from draft_service.api import serve
 from draft_service.assembly import LoadedModels, assemble_app, assemble_head, load_models
@@ -56,7 +60,7 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
 def main() -> int:
     config = DraftConfig.from_env()
     configure_draft(config)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading; process 1 has no default
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading
     models = load_models(config)
     collect_rarely()
     asyncio.run(run(config, models))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
+
+if __name__ == "__main__":  # process 1 has no default, and what follows takes seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 from typing import Annotated
 
@@ -76,7 +77,7 @@ def _label(given: str) -> tuple[str, str]:
 
 async def _serve(keeper: Keeper, setting: Setting, workers: int, health: Health, namespaces: list[str]) -> None:
     kinds = (names.POD, *setting.kinds)
-    handlers, ready = kopf.OperatorRegistry(), asyncio.Event()
+    handlers, ready, asked = kopf.OperatorRegistry(), asyncio.Event(), asyncio.Event()
     register(handlers, keeper, kinds)
     operator = asyncio.create_task(
         kopf.operator(
@@ -86,10 +87,13 @@ async def _serve(keeper: Keeper, setting: Setting, workers: int, health: Health,
             clusterwide=not namespaces,
             namespaces=namespaces,
             ready_flag=ready,
+            stop_flag=asked,
         )
     )
     work = asyncio.create_task(keeper.run(workers, health))
     await asyncio.wait({operator, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    for number in (signal.SIGTERM, signal.SIGINT):  # in the place of kopf's, which do not say that they were called
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
     health.reason = ""
     await asyncio.wait({operator, work}, return_when=asyncio.FIRST_COMPLETED)
     for task in (operator, work):
@@ -98,6 +102,10 @@ async def _serve(keeper: Keeper, setting: Setting, workers: int, health: Health,
     for error in results:
         if isinstance(error, Exception):
             raise error
+    if ready.is_set() and not asked.is_set():
+        raise PipeDecError(
+            "watching was given up for good; what was logged before tells why (may it watch everywhere?)"
+        )
 
 
 if __name__ == "__main__":

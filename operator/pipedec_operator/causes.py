@@ -19,6 +19,7 @@ FAILURES = MODEL_CAUSES | {UNSCHEDULABLE, IMAGE, CONFIG, CRASHED, OUT_OF_MEMORY,
 
 _IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"})
 _MAX_MESSAGE = 1000
+_OFTEN = 3  # restarts
 
 
 class Cause(NamedTuple):
@@ -67,9 +68,13 @@ def _container_cause(pod: str, container: dict[str, Any]) -> Cause | None:
     if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return Cause(CONFIG, f"pod {pod} cannot start: {reason}: {message}")
     ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
-    if ended and (state.get("terminated") or reason == "CrashLoopBackOff"):
-        return _end_cause(pod, ended, container.get("restartCount", 0))
-    return None
+    if ended is None:
+        return None
+    restarts = container.get("restartCount", 0)
+    cause = _end_cause(pod, ended, restarts)
+    # One that is started again is as it was, if it will end in the same way, or has done so again and again.
+    lasts = cause.reason in MODEL_CAUSES | {INVALID} or restarts >= _OFTEN
+    return cause if lasts or state.get("terminated") or reason == "CrashLoopBackOff" else None
 
 
 def _end_cause(pod: str, ended: dict[str, Any], restarts: int) -> Cause:
@@ -98,7 +103,7 @@ def _classified(line: str) -> str:
 def _stage_of_start(status: Object) -> str:
     if status.get("phase") == "Running":
         return "running, and not ready: it loads its layers or waits for the others"
-    return "starting: its image is pulled and its volumes are mounted"
+    return "starting: its image is pulled and its volumes are mounted; if that lasts, `kubectl describe` tells why"
 
 
 def condition(status: Object, kind: str) -> dict[str, Any]:

@@ -139,11 +139,15 @@ class Reconciler:
         self, actions: Sequence[Action], live: dict[tuple[str, str], Object], uid: str
     ) -> tuple[list[str], ClusterError | None]:
         """Does what is planned, and keeps `live` true to it. Gives what the API server would not take, for people; and
-        the error, named after its object, that it ended at and that may pass."""
+        the error, named after its object, that it ended at and that may pass. No new pod stands open because its
+        network policy was refused."""
         refused: list[str] = []
+        unguarded = False
         kinds = {(kind.kind, kind.api_version): kind for kind in names.CHILDREN}
         for action in actions:
             kind, identity = kinds[action.child["kind"], action.child["apiVersion"]], key(action.child)
+            if unguarded and kind == names.WORKLOAD and isinstance(action, Apply) and action.fresh:
+                continue
             try:
                 if not isinstance(action, Apply):
                     self._cluster.delete(kind, action.child)
@@ -156,8 +160,10 @@ class Reconciler:
                 if error.passing:
                     return refused, ClusterError(error.code, error.reason, told, error.retry_after)
                 refused.append(told)
+                unguarded |= kind == names.NETWORK_POLICY
+                _log.warning("%s refused in namespace %s: %s", type(action).__name__, _place(action), told)
             else:
-                _log.info("%s %s", type(action).__name__, describe(action.child))
+                _log.info("%s %s in namespace %s", type(action).__name__, describe(action.child), _place(action))
         return refused, None
 
     def _apply(self, kind: Kind, action: Apply, uid: str) -> Object:
@@ -235,6 +241,10 @@ class Reconciler:
         except ClusterError as error:
             if error.code != 409:
                 raise
+
+
+def _place(action: Action) -> str:
+    return str(action.child["metadata"]["namespace"])
 
 
 def _fingerprint(child: Object, live: Object) -> str:

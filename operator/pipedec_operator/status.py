@@ -39,7 +39,10 @@ class Observation:
 
     @property
     def suspended(self) -> bool:
-        return self.resource is not None and self.resource.spec.suspend
+        """Also while the spec is invalid: what it says of this is left as it is."""
+        if self.resource is None:
+            return self.raw.get("spec", {}).get("suspend") is True
+        return self.resource.spec.suspend
 
     @property
     def stages(self) -> list[Component]:

@@ -206,3 +206,20 @@ def test_a_fault_in_the_way_of_its_own_report_is_still_the_one_that_is_raised() 
     store.ask()
     with pytest.raises(ClusterError, match="failed calling webhook"):
         operator(store)()
+
+
+def test_no_new_pod_stands_open_because_its_network_policy_was_refused() -> None:
+    def refuse(child: Object) -> None:
+        if child["kind"] == names.NETWORK_POLICY.kind and "draft" in child["metadata"]["name"]:
+            raise ClusterError(422, "Invalid", "10.0.0.0 is not a CIDR")
+
+    store = Store(refuse)
+    step = operator(store)
+    store.ask()
+    assert step().again
+    assert store.images() == set()
+    assert store.ready()["reason"] == "FailedCreate"
+    assert "10.0.0.0 is not a CIDR" in store.ready()["message"]
+    store.admit = lambda child: None
+    step()
+    assert store.images() == {"stage:1", "draft:1"}

@@ -133,6 +133,22 @@ def test_a_failure_names_the_pod_and_the_cause(state: Object, reason: str, words
     assert transitions(result, scene.status(LATER)) == []
 
 
+@pytest.mark.parametrize(
+    ("message", "restarts", "expected"),
+    [
+        ("ModelError: file:///m: is not a folder", 1, "ModelNotFound"),
+        ("RuntimeError: CUDA error", 1, "StagesNotReady"),
+        ("RuntimeError: CUDA error", 3, "StageCrashed"),
+    ],
+)
+def test_a_container_that_is_started_again_is_as_it_was_if_it_will_end_so(
+    message: str, restarts: int, expected: str
+) -> None:
+    scene = Scene()
+    scene.fail(STAGE, **container(restarts, last={"exitCode": 1, "reason": "Error", "message": message}, running={}))
+    assert of(scene.status(), "Ready") == ("False", expected)
+
+
 def test_a_pod_that_may_not_be_made() -> None:
     scene = Scene()
     del scene.pods[STAGE]
@@ -257,6 +273,15 @@ def test_suspended() -> None:
     assert of(result, "Degraded") == ("False", "AsExpected")
     assert [each.reason for each in transitions(going, result)] == ["Suspended"]
     assert "Resumed" in [each.reason for each in transitions(result, Scene().status())]
+
+
+def test_an_invalid_spec_resumes_nothing() -> None:
+    scene = Scene(suspend=True)
+    scene.raw["status"] = before = scene.status()
+    result = scene.status(invalid="spec.pipeline: layers and stages exclude each other")
+    assert of(result, "Suspended") == ("True", "SuspendComplete")
+    assert of(result, "Ready") == ("False", "InvalidSpec")
+    assert [each.reason for each in transitions(before, result)] == ["InvalidSpec"]
 
 
 @pytest.mark.parametrize("lost", ["annotations", "labels"])
