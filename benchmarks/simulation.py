@@ -149,6 +149,7 @@ class Simulation:
         if (cancel := self.scheduler.take_cancel()) is not None:
             for index in range(len(self._stages)):
                 self._at(self.timing.link, lambda index=index: self._cancelled(index, cancel))  # type: ignore[misc]
+        self.scheduler.take_admitted()
         while (batch := self.scheduler.compose()) is not None:
             self._at(self.timing.link, lambda batch=batch: self._arrived(0, batch, None))  # type: ignore[misc]
         if self.draft is not None and (batch := self.scheduler.compose_draft()) is not None:

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import TypeAlias
 
 from pipedec.wire.codec import FromStage
-from pipedec.wire.messages import BEAT_SECONDS, NO_EPOCH, Formation, Heartbeat, Joined, Refused, Register
+from pipedec.wire.messages import BEAT_SECONDS, NO_EPOCH, Formation, Heartbeat, Joined, Refused, Register, is_address
 
 SILENCE_SECONDS = 30.0  # a stage computes in the loop that beats, so a long step looks like silence
 
@@ -156,12 +156,12 @@ class Members:
             actions += self._lose(f"stage {stage} has left epoch {self.epoch}")
         return actions + self._advance(now)
 
-    def unreachable(self, peer: bytes, now: float) -> list[Action]:
+    def unreachable(self, peer: bytes, now: float, reason: str = "") -> list[Action]:
         """A message could not be sent to this peer. It counts as missing until it is heard again."""
         for stage, member in self._members.items():
             if member.peer == peer:
                 member.seen = -math.inf
-                return self._lose(f"stage {stage} cannot be reached") + self._advance(now)
+                return self._lose(reason or f"stage {stage} cannot be reached") + self._advance(now)
         return []
 
     def abandon(self, reason: str, now: float) -> list[Action]:
@@ -211,6 +211,8 @@ class Members:
             return f"stage {offer.stage} of {offer.stages}, but the pipeline has stages 0 to {self.stages - 1}"
         if offer.slots < 1:
             return f"stage {offer.stage} offers no KV slots"
+        if not is_address(offer.address):
+            return f"stage {offer.stage} says it is at {offer.address!r}, not tcp://host:port"
         if offer.incarnation in self._replaced and self._present(offer.stage, now):
             return f"stage {offer.stage} is taken by a process that was started later"
         return self._misfit(offer, now)

@@ -257,7 +257,8 @@ class Head:
         try:
             self._sender = DataSender(self._links.transport, address, credits=self._scheduler.limits.stages + 2)
         except ProtocolError as error:
-            return self._members.abandon(f"stage 0 gives no data address: {error}", time.monotonic())
+            first = next(filter(self._members.is_first, self._members.peers))
+            return self._members.unreachable(first, time.monotonic(), f"stage 0 gives no data address: {error}")
         return ()
 
     def _begin(self, epoch: int, slots: int) -> Iterable[Action]:

@@ -118,6 +118,7 @@ class Scheduler:
         self._step = 0  # of the next batch
         self._started = -1  # the newest step whose successor stage 0 wants
         self._in_flight: deque[frozenset[int]] = deque()  # keys of the requests in each batch, oldest first
+        self._reserved = 0  # slots that predictions leave free
         self._ops: list[Op] = []
         self._dead: list[tuple[int, int]] = []
 
@@ -143,6 +144,7 @@ class Scheduler:
         if self._started < self._step - 1 and not self._all_dead():
             return None  # a batch would only grow stale in stage 0's queue
         self._admit()
+        self._reserved = self._reserve()
         prefilled = self._catch_up_target()
         certain = self._certain_rows()
         predicted = self._predicted_rows()
@@ -171,7 +173,7 @@ class Scheduler:
         while (entry := self.waiting.next()) is not None:
             while entry.suspicion.is_suspect and self.running:
                 self._preempt_youngest()
-            fits = self._allocator.num_free >= entry.num_prefill + 1 + self._reserve()
+            fits = self._allocator.num_free >= entry.num_prefill + 1 + len(self.running) + 1
             if not fits or len(self.running) >= self.limits.max_sequences:
                 return
             self.waiting.remove(entry.key)
@@ -188,8 +190,14 @@ class Scheduler:
         return admitted
 
     def _reserve(self) -> int:
-        """Slots that predictions leave free, so that every sequence can send its cursor."""
-        return len(self.running) + 1
+        """Slots that predictions leave free: for every sequence's cursor, and for the request whose turn it is, if it
+        fits beside all that is certain. Else they would take what each verdict frees, and it would wait for ever."""
+        cursors, entry = len(self.running) + 1, self.waiting.next()
+        if entry is None or len(self.running) >= self.limits.max_sequences:
+            return cursors
+        certain = sum(sequence.num_prefill + 1 for sequence in self.running.values())
+        wanted = cursors + entry.num_prefill + 1
+        return wanted if certain + wanted <= self._allocator.num_slots else cursors
 
     def _catch_up_target(self) -> int:
         budget = self.limits.prefill_chunk
@@ -215,7 +223,7 @@ class Scheduler:
 
     def _is_held(self, sequence: Sequence) -> bool:
         """Whether the cursor waits for its tree; not where the draft model is gone, or has no slots to go on."""
-        drafting = self._drafting.busy or self._allocator.num_free > self._reserve()
+        drafting = self._drafting.busy or self._allocator.num_free > self._reserved
         held = drafting and self.policy.holds(sequence.tree)
         return held and self.draft_available and sequence.is_predictable
 
@@ -233,7 +241,7 @@ class Scheduler:
 
     def _take_slot(self, node: Node) -> bool:
         """Give a prediction a slot, unless the free ones are reserved."""
-        if node.slot == NO_SLOT and self._allocator.num_free > self._reserve():
+        if node.slot == NO_SLOT and self._allocator.num_free > self._reserved:
             node.slot = self._allocator.take()
         return node.slot != NO_SLOT
 
@@ -360,7 +368,10 @@ class Scheduler:
 
     def compose_draft(self) -> Batch | None:
         """The draft model's next run, or None while it is busy, absent, or there is nothing to evaluate."""
-        return None if self.epoch is None else self._drafting.compose(self.running.values(), self._take_slot)
+        if self.epoch is None:
+            return None
+        self._reserved = self._reserve()
+        return self._drafting.compose(self.running.values(), self._take_slot)
 
     def on_proposals(self, epoch: int, proposals: Proposals) -> None:
         """The draft model's answer to the batch of `compose_draft`, row by row; an old epoch's changes nothing."""

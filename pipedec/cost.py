@@ -68,8 +68,9 @@ class StepCost:
         self._known: dict[int, float] = {}  # what was asked since something changed: every row of a batch asks
 
     def observe(self, stage: int, times: Sequence[tuple[int, float]]) -> None:
-        """A stage's recent (rows, seconds), which replace what it said before."""
-        if self._by_stage.get(stage) == (said := dict(times)):
+        """A stage's recent (rows, seconds), which replace what it said before. What cannot be is left out."""
+        said = {rows: seconds for rows, seconds in times if rows > 0 and seconds > 0}
+        if self._by_stage.get(stage) == said:
             return
         self._by_stage[stage] = said
         self._known.clear()

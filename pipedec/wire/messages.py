@@ -11,6 +11,7 @@ slots, and itself; the message says which, so stages have no tree logic.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
@@ -27,6 +28,8 @@ NO_EPOCH = 0  # in a stage's heartbeat: it is in no epoch, or has left the one i
 BEAT_SECONDS = 1.0  # between heartbeats, both ways
 
 Int32 = npt.NDArray[np.int32]
+
+_ADDRESS = re.compile(r"tcp://(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,12 @@ class Verdict:
     epoch: int
     step: int
     decisions: tuple[Decision, ...] = ()
+
+
+def is_address(text: str) -> bool:
+    """Whether this is an address of a data channel: `tcp://host:port`, an IPv6 host in brackets."""
+    parts = _ADDRESS.fullmatch(text)
+    return parts is not None and 0 < int(parts[1]) < 65536
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ arrives is decoded and checked; what is malformed is counted and dropped.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -33,7 +32,7 @@ from pipedec.wire.codec import MAX_HEADER_BYTES, BatchFrames, Buffer, FromHead, 
 from pipedec.wire.fields import MAX_ROWS
 from pipedec.wire.keys import Keys, load_keys
 from pipedec.wire.memory import keep_freed_memory
-from pipedec.wire.messages import Verdict
+from pipedec.wire.messages import Verdict, is_address
 
 INSECURE: Final = "insecure"  # in place of keys: neither encryption nor authentication
 
@@ -53,7 +52,6 @@ POLICY: Final[dict[str, int | bytes]] = {
     "handshake_ivl": 5000,  # a connection that has not finished its handshake by then is cut
     "copy_threshold": NO_COPY_BYTES,
 }
-_ADDRESS = re.compile(r"tcp://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _HANDSHAKES = zmq.Event.ACCEPTED | zmq.Event.HANDSHAKE_SUCCEEDED
 
 T = TypeVar("T")
@@ -118,8 +116,7 @@ class Transport(AbstractContextManager["Transport"]):
 
     def connect(self, kind: int, address: str, **policy: int | bytes) -> _Socket:
         """A socket that connects, and reconnects for ever. Raises `ProtocolError` when that is no tcp:// address."""
-        parts = _ADDRESS.fullmatch(address)
-        if parts is None or not 0 < int(parts[2]) < 65536:
+        if not is_address(address):
             raise ProtocolError(f"an address must be tcp://host:port, not {address!r}")
         connected = self._open(kind, address.removeprefix("tcp://"), policy)
         if self._keys is not None:

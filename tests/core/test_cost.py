@@ -65,3 +65,11 @@ def test_more_rows_never_cost_less(reports: list[tuple[int, list[tuple[int, floa
     costs = [cost(count) for count in sorted(rows)]
     assert all(less <= more * (1 + 1e-9) for less, more in pairwise(costs))
     assert costs[0] > 0
+
+
+def test_times_that_cannot_be_are_left_out() -> None:
+    cost = StepCost()
+    cost.observe(0, ((1, 0.0), (2, -1.0), (0, 1.0)))
+    assert cost(3) == flat_cost(3)
+    cost.observe(0, ((1, 0.0), (2, 0.01)))
+    assert cost(1) == cost(2) == 0.01

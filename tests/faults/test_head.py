@@ -128,16 +128,16 @@ def test_a_stage_that_hangs_costs_its_epoch_long_before_it_counts_as_silent(
     assert "has not come back for" in logged(caplog)
 
 
-def test_a_stage_without_a_usable_address_costs_an_epoch_and_no_head(
-    start: Start, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stage_without_a_usable_address_is_refused(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """Also one that stays: with it, every epoch would be lost as soon as it began."""
     service = start()
     ask(service, 1)
     with Transport(INSECURE) as transport:
         stranger = ControlClient(transport, service.control_address, "stranger")
         stranger.send(replace(service.offers[0], address="nowhere", incarnation="stranger"))
-        until(lambda: "stage 0 gives no data address" in logged(caplog))
-    ask(service, 2)
+        until(lambda: "says it is at 'nowhere', not tcp://host:port" in logged(caplog))
+        ask(service, 2)
+    assert service.scheduler.counts.epochs_lost == 0
 
 
 def test_a_stage_without_memory_for_a_step_leaves_the_epoch_and_lives(

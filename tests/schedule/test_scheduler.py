@@ -156,3 +156,14 @@ def test_who_is_paused_holds_nothing_and_goes_on_exactly() -> None:
     simulation.run({})
     del load[1]
     check(simulation, load)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_predictions_do_not_hold_a_request_out_that_fits_beside_what_is_certain(policy: PolicyName) -> None:
+    first, second = GenerationRequest((1, 2, 3), 300), GenerationRequest(tuple(range(20)) * 5, 20)
+    simulation = simulate(policy, 6, 1.0, num_slots=430, max_sequences=2)
+    generated = simulation.run({0: first}, until=lambda: len(simulation.generated[0].tokens) > 20)
+    simulation.run({1: second}, until=lambda: bool(simulation.generated[1].tokens))
+    assert len(generated[0].tokens) < 100
+    simulation.run({})
+    check(simulation, {0: first, 1: second})
