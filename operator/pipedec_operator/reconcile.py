@@ -20,6 +20,7 @@ from pipedec_operator import keyring, manifests, names
 from pipedec_operator.causes import condition
 from pipedec_operator.cluster import Cluster, ClusterError
 from pipedec_operator.components import components
+from pipedec_operator.contests import Contests
 from pipedec_operator.manifests import Owner, Setting
 from pipedec_operator.names import Kind, Object
 from pipedec_operator.plan import Action, Apply, describe, key, owner, plan, satisfied, terminating
@@ -68,6 +69,7 @@ class Reconciler:
     ) -> None:
         self._cluster, self._setting, self._reports, self._clock = cluster, setting, reports, clock
         self._rewritten: dict[str, str] = {}
+        self._contests = Contests()
 
     def look_again(self) -> bool:
         """Takes up optional kinds that the cluster has got since, and lets go of those it has lost. Whether there are
@@ -108,9 +110,11 @@ class Reconciler:
         live = {key(child): child for child in observed}
         # Before turns are given: an action that changes nothing would hold its turn for ever.
         useful = [each for each in planned.actions if not self._in_vain(each, live)]
+        contested = [each for each in useful if self._is_contested(each, live)]
+        useful = [each for each in useful if each not in contested]
         turns = in_turn(useful, observed, pods, self._clock())
         refused, fault = self._execute(turns.now, live, raw["metadata"]["uid"])
-        obstacles = planned.obstacles
+        obstacles = (*planned.obstacles, *(_contest(each) for each in contested))
         found = components(desired, live.values(), pods, turns.waiting, self._reports)
         seen = Observation(raw, resource, found, self._clock(), refused="; ".join(refused), obstacles=obstacles)
         if fault is not None:
@@ -155,6 +159,8 @@ class Reconciler:
                 else:
                     live[identity] = self._apply(kind, action, uid)
                     self._remember(action.child, live[identity])
+                    if not action.fresh:
+                        self._contests.note(live[identity]["metadata"]["uid"], digest(action.child), self._clock())
             except ClusterError as error:
                 told = f"{describe(action.child)}: {error.message}"
                 if error.passing:
@@ -190,6 +196,12 @@ class Reconciler:
         """Whether the same was applied to the same before, and changed nothing; again would be for ever."""
         there = live.get(key(action.child)) if isinstance(action, Apply) else None
         return there is not None and self._rewritten.get(there["metadata"]["uid"]) == _fingerprint(action.child, there)
+
+    def _is_contested(self, action: Action, live: Mapping[tuple[str, str], Object]) -> bool:
+        there = live.get(key(action.child)) if isinstance(action, Apply) else None
+        if there is None:
+            return False
+        return self._contests.is_contested(there["metadata"]["uid"], digest(action.child), self._clock())
 
     def _report(self, seen: Observation) -> Object:
         """Writes the status and tells what happened, if anything. Events first: their names make them idempotent."""
@@ -241,6 +253,13 @@ class Reconciler:
         except ClusterError as error:
             if error.code != 409:
                 raise
+
+
+def _contest(action: Action) -> str:
+    return (
+        f"{describe(action.child)} is changed back again and again by something else, perhaps another operator that "
+        "keeps this namespace; it is left alone for a minute (`kubectl get --show-managed-fields` tells who writes)"
+    )
 
 
 def _place(action: Action) -> str:

@@ -154,11 +154,18 @@ def _ready(seen: Observation) -> Verdict:
         return FALSE, "Blocked", "; ".join(seen.obstacles)
     if not seen.components:
         return FALSE, "NoReplicas", "spec.replicas is 0"
-    for group, otherwise in ((seen.stages, "StagesNotReady"), (seen.drafts, "DraftNotReady")):
-        if blocking := _worst(group):
-            reason = blocking.reason if blocking.reason in causes.FAILURES else otherwise
-            return FALSE, reason, blocking.message
-    return TRUE, "AllComponentsReady", f"{len(seen.drafts)} of {len(seen.drafts)} pipelines serve"
+    groups = [(seen.stages, "StagesNotReady"), (seen.drafts, "DraftNotReady")]
+    if all(map(_runs, seen.stages)) and not all(map(_runs, seen.drafts)):
+        groups.reverse()  # stages that run wait for the draft pod
+    waiting = [(cause, otherwise) for group, otherwise in groups if (cause := _worst(group))]
+    if not waiting:
+        return TRUE, "AllComponentsReady", f"{len(seen.drafts)} of {len(seen.drafts)} pipelines serve"
+    cause, otherwise = min(waiting, key=lambda each: each[0].reason not in causes.FAILURES)
+    return FALSE, cause.reason if cause.reason in causes.FAILURES else otherwise, cause.message
+
+
+def _runs(component: Component) -> bool:
+    return component.pod is not None and component.pod.get("status", {}).get("phase") == "Running"
 
 
 def _worst(components: Sequence[Component]) -> Cause | None:

@@ -11,6 +11,7 @@ import pytest
 from pipedec_operator import names
 from pipedec_operator.causes import condition
 from pipedec_operator.cluster import ClusterError
+from pipedec_operator.contests import OFTEN
 from pipedec_operator.manifests import Setting
 from pipedec_operator.names import Kind, Object
 from pipedec_operator.reconcile import Outcome, Reconciler
@@ -223,3 +224,22 @@ def test_no_new_pod_stands_open_because_its_network_policy_was_refused() -> None
     store.admit = lambda child: None
     step()
     assert store.images() == {"stage:1", "draft:1"}
+
+
+def test_what_somebody_else_changes_back_again_and_again_is_left_alone_for_a_while() -> None:
+    """Two operators that keep the same namespace, with different images."""
+    store, now = Store(), ["2026-01-01T00:00:00Z"]
+    ours, theirs = (
+        Reconciler(store, Setting(image, image, "9.9.9"), clock=lambda: now[0]) for image in ("ours:1", "theirs:1")
+    )
+    store.ask()
+    for _ in range(20):
+        ours.reconcile("lab", "lion")
+        theirs.reconcile("lab", "lion")
+    assert 2 * OFTEN <= store.applied.count("Deployment lion-0-draft") <= 2 * OFTEN + 2
+    assert store.ready()["reason"] == "Blocked"
+    assert "another operator" in store.ready()["message"]
+    store.applied.clear()
+    now[0] = "2026-01-01T00:02:00Z"
+    assert not ours.reconcile("lab", "lion").again
+    assert store.images() == {"ours:1"}

@@ -165,6 +165,22 @@ def test_a_failure_comes_before_what_passes_with_time() -> None:
     assert condition(scene.status(), "Ready")["message"].startswith("0/stage-1")
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "words"),
+    [
+        ({"phase": "Pending"}, "DraftNotReady", "0/draft: pod lion-0-draft-7d9f-x2x is starting"),
+        (crashed("RuntimeError: no port"), "StageCrashed", "0/draft: pod lion-0-draft-7d9f-x2x ended"),
+        ({}, "StagesNotReady", "0/stage-0"),
+    ],
+)
+def test_stages_that_wait_for_the_draft_pod_are_not_to_blame(state: Object, reason: str, words: str) -> None:
+    scene = Scene()
+    for name in scene.desired:
+        scene.fail(name, **(state if name.endswith("draft") else {}))
+    assert of(scene.status(), "Ready") == ("False", reason)
+    assert condition(scene.status(), "Ready")["message"].startswith(words)
+
+
 def test_only_the_draft_is_not_ready() -> None:
     scene = Scene()
     scene.fail("Deployment/lion-0-draft")
