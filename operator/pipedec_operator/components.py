@@ -48,7 +48,11 @@ class Component:
         if cause := cause_of(self.pod, self.workload):
             told = cause.reason == WAITING and self.report is not None and self.report.reason
             return Cause(WAITING, f"{cause.message}; it says: {told}") if told else cause
-        how = "waits until the other pipelines serve" if self.waiting else "is being replaced"
+        how = (
+            "waits until the other pipelines serve and its draft has ended its requests"
+            if self.waiting
+            else "is being replaced"
+        )
         return Cause("RollingOut", f"its pod {how}")
 
     @property

@@ -218,7 +218,10 @@ def test_a_pipeline_that_waits_for_its_turn_serves_meanwhile() -> None:
     result = scene.status(waiting={"lion-1-draft"})
     assert (result["readyReplicas"], result["updatedReplicas"]) == (2, 1)
     assert of(result, "Progressing") == ("True", "RollingOut")
-    assert [row.get("message") for row in result["drafts"]] == [None, "its pod waits until the other pipelines serve"]
+    assert [row.get("message") for row in result["drafts"]] == [
+        None,
+        "its pod waits until the other pipelines serve and its draft has ended its requests",
+    ]
 
 
 BALANCED = {"pipeline": {"stages": 2}}
