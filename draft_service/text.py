@@ -143,7 +143,8 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._window = [token for token in before[-self.MAX_BEFORE :] if token not in tokenizer.special_tokens]
         text = tokenizer.decode(self._window)
-        self._sent = len(text.rstrip(REPLACEMENT))  # characters of the window's text that are out
+        broken = len(text) - len(text.rstrip(REPLACEMENT))
+        self._sent = len(text) - min(broken, self.MAX_PARTIAL)  # characters of the window's text that are out
         self._fresh = 0  # tokens since the text was last complete
 
     def push(self, token: int) -> str:
@@ -171,7 +172,7 @@ class Detokenizer:
 
     def flush(self) -> str:
         """What still waited: the sequence is over."""
-        piece = self._tokenizer.decode(self._window)[self._sent :]
+        piece = self._tokenizer.decode(self._window)[self._sent :] if self._fresh else ""
         self._window, self._sent, self._fresh = [], 0, 0
         return piece
 

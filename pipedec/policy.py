@@ -18,15 +18,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, takewhile
 from operator import itemgetter
-from typing import Literal, Protocol
+from typing import Protocol, TypeAlias
 
+from pipedec import spec
 from pipedec.calibration import Calibration
 from pipedec.cost import Cost, flat_cost
 from pipedec.proposals import Children, Proposals
 from pipedec.recall import Match, MatchRates, Recall
 from pipedec.tree import Node, PredictionTree
 
-PolicyName = Literal["none", "static-tree", "pipedec", "adaptive"]
+PolicyName: TypeAlias = spec.Policy
 Choice = tuple[PredictionTree, Node]
 
 WIDTH = 32  # of a level, unless said otherwise

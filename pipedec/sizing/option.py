@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipedec.errors import PipeDecError
-from pipedec.policy import PolicyName
 from pipedec.sizing.gpus import GIB, Gpu
 from pipedec.sizing.memory import TREE_ROWS, Need, draft_need, stage_needs
 from pipedec.sizing.model import DTYPE_BYTES, ModelSize
 from pipedec.sizing.speed import POLICIES, speed_up, step_seconds
-from pipedec.spec import Dtype
+from pipedec.spec import Dtype, Policy
 
 MAX_STAGES = 64
 COMFORT = 0.85  # of what is usable: room to raise context or sequences later, and for what the estimate misses
@@ -46,7 +45,7 @@ class Option:
     draft_need: Need | None
     step_seconds: float
     draft_seconds: float | None
-    tokens_per_second: Mapping[PolicyName, float | None]
+    tokens_per_second: Mapping[Policy, float | None]
 
     @property
     def fullest(self) -> int:
@@ -65,7 +64,7 @@ def option(wish: Wish, stages: int) -> Option:
         + max(step_seconds(model, span, rows, wish.gpu, wish.context, wish.width) for span in model.split(stages))
         for rows in (1, TREE_ROWS)
     )
-    rates: dict[PolicyName, float | None] = dict.fromkeys(POLICIES)
+    rates: dict[Policy, float | None] = dict.fromkeys(POLICIES)
     rates["none"] = 1 / (stages * one)
     drafting = need = None
     if wish.draft is not None:

@@ -10,15 +10,14 @@ from importlib.resources import files
 from typing import Any, get_args
 
 from pipedec.errors import PipeDecError
-from pipedec.policy import PolicyName
 from pipedec.sizing.gpus import Gpu
 from pipedec.sizing.model import ModelSize
-from pipedec.spec import Span
+from pipedec.spec import Policy, Span
 
 BANDWIDTH_SHARE, FLOPS_SHARE = 0.8, 0.5  # of what the maker says
 LAUNCH_SECONDS = 150e-6  # of a layer: some 15 kernels of 10 microseconds
 USUAL_AGREEMENT = 0.76
-POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 def step_seconds(model: ModelSize, span: Span, rows: int, gpu: Gpu, context: int, width: int) -> float:
@@ -40,7 +39,7 @@ def measured() -> Mapping[str, Any]:
     return table
 
 
-def speed_up(policy: PolicyName, stages: int, agreement: float, draft_time: float) -> float | None:
+def speed_up(policy: Policy, stages: int, agreement: float, draft_time: float) -> float | None:
     """A policy's speed-up over plain pipeline parallelism; None where the draft is slower than was measured.
 
     `draft_time` is that of one run of the draft as a share of a stage's. Below the least that was measured, and with
@@ -63,7 +62,7 @@ def speed_up(policy: PolicyName, stages: int, agreement: float, draft_time: floa
     return 1 + (_interpolated(fast, (stages, agreement), policy) - 1) * kept
 
 
-def _interpolated(table: Mapping[str, Any], point: Sequence[float], policy: PolicyName) -> float:
+def _interpolated(table: Mapping[str, Any], point: Sequence[float], policy: Policy) -> float:
     """Linear between the measured points of every axis, constant beyond them."""
     if not point:
         return float(table[policy])

@@ -86,7 +86,7 @@ def test_what_continues_a_text_is_the_rest_of_the_whole(before: list[int], text:
     said = "".join([*map(detokenizer.push, tokens), detokenizer.flush()])
     whole, known = BYTES.decode([*before, *tokens]), BYTES.decode(before)
     assert whole.endswith(said)
-    assert len(whole) - len(said) == len(known.rstrip("\ufffd")) or said == text
+    assert len(known) - Detokenizer.MAX_PARTIAL <= len(whole) - len(said) <= len(known)
 
 
 def test_byte_fallback_keeps_what_is_out_when_a_later_byte_spoils_the_run() -> None:
