@@ -59,13 +59,11 @@ class Drafter:
         else:
             best = self._likeliest(self._adjust(batch, self._executor.head(rows)))
         tokens, logprobs = (tensor.numpy() for tensor in self._executor.staging.download(*best))
-        tokens = (
-            tokens.copy()
-        )  # proposals are kept as long as their node; memory that a device copies to is for transit
         sound = np.isfinite(logprobs).any(-1, keepdims=True)  # NaN spoils its whole row
         if not sound.any():
             raise ModelError("the draft model's logits are not numbers")
-        return Proposals(tokens, np.where(sound, logprobs, -np.inf))
+        # Copied: proposals are kept as long as their node, and memory that a device copies to is for transit.
+        return Proposals(tokens.copy(), np.where(sound, logprobs, -np.inf))
 
     def _likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and log-probabilities [rows, children], likeliest first."""

@@ -1,5 +1,5 @@
-"""The dynamic prediction tree of one request (arXiv 2504.04104). Plain ints and floats; the draft's
-own words, which are arrays, are only kept for the policy.
+"""The dynamic prediction tree of one request (arXiv 2504.04104). Plain ints and floats; the draft's own words, which
+are arrays, are only kept for the policy.
 
 What the draft model proposes is first a *candidate*, a token and how likely it is, which its parent keeps. Most never
 come up, so only one that is asked for, as the best there is or by name, becomes a *node*. Then, in either order, it is
