@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.progress import Progress
@@ -146,27 +148,33 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    recorded = speedup.parser().parse_args([f"--draft={options.draft}"])
     try:
-        target = resolve(recorded.model, model_cache())
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            _, transcripts = speedup.record(recorded, target, progress)
-        draft = DraftSource(options.draft, target).set_for(transcripts)
+        label, results = _measure_all(options)
     except PipeDecError as error:
         raise SystemExit(f"error: {error}") from error
+    if options.json:
+        print(json.dumps({"draft": label, "results": [asdict(each) for each in results]}))
+    else:
+        speedup.console().print(_table(results, label))
+    return 0
+
+
+def _measure_all(options: argparse.Namespace) -> tuple[str, list[Result]]:
+    """The draft's label, and every combination that the options ask for."""
+    recorded = speedup.parser().parse_args([f"--draft={options.draft}"])
+    target = resolve(recorded.model, model_cache())
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        _, transcripts = speedup.record(recorded, target, progress)
     chosen = [transcripts[i] for i in prompts_of_each_kind([each.kind for each in transcripts], options.number)]
     device, vocab_size = Device(((64, options.stage_ms),), options.draft_ms), model_shape(target).vocab_size
-    results = [
-        measure(chosen, draft, stages, policy, concurrency, device, vocab_size)
-        for stages in options.stages
-        for concurrency in options.concurrency
-        for policy in options.policy
-    ]
-    if options.json:
-        print(json.dumps({"draft": draft.label, "results": [asdict(each) for each in results]}))
-    else:
-        speedup.console().print(_table(results, draft.label))
-    return 0
+    with TemporaryDirectory() as folder:
+        draft = DraftSource(options.draft, target).set_for(transcripts, Path(folder))
+        return draft.label, [
+            measure(chosen, draft, stages, policy, concurrency, device, vocab_size)
+            for stages in options.stages
+            for concurrency in options.concurrency
+            for policy in options.policy
+        ]
 
 
 def _table(results: Sequence[Result], draft: str) -> Table:
