@@ -1,4 +1,4 @@
-"""An operator that watches no more, unasked, must not look as if its work were done: a pod that ends with 0 says no why."""
+"""An operator that watches no more, unasked, must not look as if it were done: a pod that ends with 0 says no why."""
 
 from __future__ import annotations
 
