@@ -26,10 +26,9 @@ from rich.table import Table
 from benchmarks import speedup
 from benchmarks.comparison import Tuning
 from benchmarks.drafts import DraftSource
-from benchmarks.measure import Device, simulate
+from benchmarks.measure import Device, decode, simulate
 from benchmarks.recording import Transcript
 from benchmarks.wallclock.scene import prompts_of_each_kind
-from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Output, Scheduler
 from pipedec.config import model_cache
 from pipedec.errors import PipeDecError
@@ -111,21 +110,17 @@ def measure(
     rule = Tuning(width=32, children=16, depth=4).policy(policy, device)
     proposer = draft.build(transcripts, rule.children) if rule.children else None
     simulation = simulate(transcripts, rule, proposer, stages, device, vocab_size, concurrency, kind=TimedScheduler)
-    load = {key: GenerationRequest(each.prompt, len(each.answer)) for key, each in enumerate(transcripts)}
     collect_rarely()
-    for key, request in load.items() if concurrency == 1 else ():
-        simulation.run({key: request})
-    if concurrency > 1:
-        simulation.run(load)
+    outcome = decode(simulation, transcripts, concurrency)
     scheduler = simulation.scheduler
     assert isinstance(scheduler, TimedScheduler), "simulate builds what it is told to"
-    counts, seconds = scheduler.counts, scheduler.seconds
+    seconds = scheduler.seconds
     return Result(
         stages,
         policy,
         concurrency,
-        (counts.predicted_rows + counts.certain_rows) / counts.batches,
-        {call: 1000 * spent / counts.batches for call, spent in seconds.items()},
+        outcome.rows_per_step,
+        {call: 1000 * spent / outcome.batches for call, spent in seconds.items()},
         1000 * (seconds["answers"] + seconds["compose_draft"]) / max(1, scheduler.draft_runs),
     )
 

@@ -132,18 +132,23 @@ def run(
     """Decode the transcripts' prompts and check every token: one after the other, or `concurrency` at once, each
     followed by the next in line."""
     simulation = simulate(transcripts, policy, draft, stages, device, vocab_size, concurrency, slots)
-    outcome = Outcome()
     gc.freeze()  # trees are freed as they die; the collector would look at each node over and over
     gc.disable()
     try:
-        size = 1 if concurrency == 1 else len(transcripts)
-        for start in range(0, len(transcripts), size):
-            group = transcripts[start : start + size]
-            load = {start + i: GenerationRequest(t.prompt, len(t.answer)) for i, t in enumerate(group)}
-            simulation.run(load)
-            _add(outcome, [simulation.generated[key] for key in load], group)
+        return decode(simulation, transcripts, concurrency)
     finally:
         gc.enable()
+
+
+def decode(simulation: Simulation, transcripts: Sequence[Transcript], concurrency: int) -> Outcome:
+    """What `run` does, in a pipeline of `simulate`'s."""
+    outcome = Outcome()
+    size = 1 if concurrency == 1 else len(transcripts)
+    for start in range(0, len(transcripts), size):
+        group = transcripts[start : start + size]
+        load = {start + i: GenerationRequest(t.prompt, len(t.answer)) for i, t in enumerate(group)}
+        simulation.run(load)
+        _add(outcome, [simulation.generated[key] for key in load], group)
     counts = simulation.scheduler.counts
     outcome.batches, outcome.predicted, outcome.drafted = counts.batches, counts.predicted_rows, counts.draft_rows
     outcome.rows = counts.predicted_rows + counts.certain_rows

@@ -133,8 +133,9 @@ class ReplayedDraft:
             tables = self._tables.get(transcript.prompt) or self._prepare(transcript)
             key, on_path = self._nodes.enter(tables.path, request, node, parent, token, position)
             index = position + 1 - len(transcript.prompt)
-            table = tables.on if on_path and index < len(tables.on) else tables.off
-            if table is tables.off:
+            table = tables.on
+            if not on_path or index >= len(table):
+                table = tables.off
                 index = _mix(key ^ _OFF) % len(table)
             tokens.append(table.tokens[index])
             logprobs.append(table.logprobs[index])

@@ -69,7 +69,7 @@ class _PlainPolicy:
     """Takes the draft model's proposals as they are."""
 
     def judge(self, proposals: Proposals) -> Sequence[Children]:
-        return [proposals[row] for row in range(len(proposals))]
+        return list(proposals)
 
     def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
         pass

@@ -7,7 +7,7 @@ proposals[0]                                              # [(42, -0.1), (7, -2.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -34,6 +34,9 @@ class Proposals:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, row: int) -> list[tuple[int, float]]:
         """The children of a row."""

@@ -86,6 +86,11 @@ class Advance:
         return self.cursor.sent
 
 
+def _score_below(parent: Node, logprob: float) -> float:
+    """Of a child. It never outranks its parent, also where rounding makes a probability 1 + epsilon."""
+    return parent.score + min(logprob, 0.0)
+
+
 Queue = list[tuple[float, int, Node]]  # a heap: the best score first, then the oldest
 
 
@@ -139,8 +144,7 @@ class PredictionTree:
         """The child of a live node with this token, new if need be; unlike after `grow`, the draft model has yet to
         say what else may follow the parent."""
         if token not in parent.children:
-            # min: a child never outranks its parent, also where rounding makes a probability 1 + epsilon.
-            score = parent.score + min(logprob, 0.0)
+            score = _score_below(parent, logprob)
             parent.children[token] = self._add(token, parent.position + 1, score, parent, parent.id)
         return parent.children[token]
 
@@ -151,7 +155,7 @@ class PredictionTree:
             index += 1
         parent.num_taken = index
         if index < len(candidates):
-            score = parent.score + min(candidates[index][1], 0.0)
+            score = _score_below(parent, candidates[index][1])
             heapq.heappush(self._candidates, (-score, parent.id, index, parent))
 
     def _take_up(self, queue: Queue) -> None:
@@ -192,7 +196,7 @@ class PredictionTree:
         """Log-probabilities of the next `count` nodes that `best_unsent` would give, were each sent in turn."""
         nodes = (node.score for _, _, node in self._unsent if node.alive and not node.sent)
         candidates = (
-            parent.score + min(logprob, 0.0)
+            _score_below(parent, logprob)
             for _, _, index, parent in self._candidates
             if parent.alive and parent.num_taken == index
             for token, logprob in parent.candidates[index:]

@@ -9,22 +9,9 @@ import pytest
 from benchmarks.drafts import DraftSource
 from benchmarks.head import measure
 from benchmarks.measure import Device
-from benchmarks.recording import Prompt, Recorder, Transcript
+from benchmarks.recording import Transcript
 from pipedec.policy import PolicyName
-from tests.tiny import tiny_model
-
-VOCABULARY = 320
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny"), layers=2, vocab=VOCABULARY, tied=True)
-
-
-@pytest.fixture(scope="module")
-def transcripts(model: Path) -> list[Transcript]:
-    prompts = [(Prompt("", "tiny", "train"), tuple(range(length))) for length in (4, 9)]
-    return Recorder(model).record(prompts, max_tokens=12)
+from tests.benchmarks.conftest import VOCABULARY
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])

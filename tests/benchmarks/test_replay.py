@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,31 +10,18 @@ import pytest
 from benchmarks.drafts import DraftSource
 from benchmarks.local import build_drafter, build_stages
 from benchmarks.measure import Device, Outcome, run, simulate
-from benchmarks.recording import TOP, Prompt, Recorder, Transcript, load, save
+from benchmarks.recording import TOP, Transcript, load, save
 from benchmarks.replayed_draft import ReplayedDraft, agreement, noise_level, noisy
 from benchmarks.simulation import Simulation
 from draft_service.drafter import Proposer
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.policy import PolicyName, make_policy
-from tests.tiny import tiny_model
+from tests.benchmarks.conftest import VOCABULARY
 
 POLICIES: tuple[PolicyName, ...] = ("static-tree", "pipedec", "adaptive")
 NUM_SLOTS = 4096
-VOCABULARY = 320
 AGREEMENT = 0.7
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny"), layers=3, vocab=VOCABULARY, tied=True)
-
-
-@pytest.fixture(scope="module")
-def transcripts(model: Path) -> list[Transcript]:
-    rng = random.Random(5)
-    prompts = [tuple(rng.randrange(256) for _ in range(length)) for length in (1, 9, 30, 14)]
-    return Recorder(model).record([(Prompt("", "tiny", "train"), prompt) for prompt in prompts], max_tokens=32)
 
 
 def times(simulation: Simulation, transcripts: Sequence[Transcript]) -> list[tuple[list[int], list[float], int]]:
