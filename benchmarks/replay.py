@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.recording import Transcript
 from pipedec.wire.codec import Activation
-from pipedec.wire.messages import Batch, Cancel, Close, Int32, Op, Open, Prefill, Verdict
+from pipedec.wire.messages import Batch, Cancel, Close, Int32, Op, Open, Prefill, Reuse, Verdict
 from stage_service.verifier import Verifier
 from stage_service.worker import StageResult, tree_rows
 
@@ -38,7 +38,7 @@ class Transcripts:
                 case Open(request, _, num_prompt):
                     self._num_prompt[request] = num_prompt
                     self._tokens[request] = []
-                case Prefill(request, _, tokens, _) if request not in self._found:
+                case Prefill(request, _, tokens, _) | Reuse(request, _, tokens, _) if request not in self._found:
                     self._tokens[request].extend(tokens)
                 case Close(request):
                     for table in (self._num_prompt, self._tokens, self._found):

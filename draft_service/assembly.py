@@ -154,6 +154,7 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
         max_sequences=spec.serving.max_sequences,
         prefill_chunk=spec.serving.prefill_chunk,
         max_rows=spec.max_rows,
+        prefix_cache=spec.serving.prefix_cache,
     )
     scheduler = Scheduler(limits, policy)
     if models.draft is None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from draft_service.sequence import Sequence
+from draft_service.sequence import Budget, Sequence
 from pipedec.metrics.head import HeadCounts
 from pipedec.policy import Policy
 from pipedec.proposals import Proposals
 from pipedec.tree import Node
 from pipedec.wire.messages import Batch, Op, Rows
 
-TakeSlot = Callable[[Node], bool]  # gives a node a KV slot if it has none; False when there is no room
+TakeSlot = Callable[[Sequence, Node], bool]  # gives a node a KV slot if it has none; False when there is no room
 
 
 class Drafting:
@@ -52,14 +52,12 @@ class Drafting:
         """The next run, or None while it is busy, gone, or there is nothing to evaluate."""
         if not self.available or self.busy:
             return None
-        budget = self._prefill_chunk
+        budget = Budget(self._prefill_chunk)
         sequences = [sequence for sequence in sequences if sequence.is_predictable]
         for sequence in sequences:
-            ops, prefilled = sequence.catch_up(sequence.draft, sequence.tree.root.drafted, budget)
-            self.ops += ops
-            budget -= prefilled
+            self.ops += sequence.catch_up(sequence.draft, sequence.tree.root.drafted, budget)
         job = self._nodes(sequences, take_slot)
-        if not job and budget == self._prefill_chunk:
+        if not job and budget.prefill == self._prefill_chunk:
             return None
         self._counts.draft_rows += len(job)
         rows = [sequence.row(node, sequence.draft) for sequence, node in job]
@@ -89,7 +87,7 @@ class Drafting:
             while (above := missing[-1].parent) is not None and not above.drafted:
                 missing.append(above)
             for node in reversed(missing):
-                if len(job) >= self._max_rows or not take_slot(node):
+                if len(job) >= self._max_rows or not take_slot(sequence, node):
                     return job
                 node.drafted = True
                 job.append((sequence, node))

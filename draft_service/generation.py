@@ -29,12 +29,13 @@ class GenerationRequest:
 @dataclass(slots=True)
 class RequestStatistics:
     """Counts of one request. A decided token is a *hit* if its node was in the pipeline already. `steps` counts the
-    batches that carried rows of the request. `admitted` is when it first got a place in the pipeline, in seconds of
-    the monotonic clock."""
+    batches that carried rows of the request. `reused` prompt tokens were computed for another request already.
+    `admitted` is when it first got a place in the pipeline, in seconds of the monotonic clock."""
 
     hits: int = 0
     misses: int = 0
     steps: int = 0
+    reused: int = 0
     admitted: float | None = None
 
     @property

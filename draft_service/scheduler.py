@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from draft_service.backlog import Backlog
 from draft_service.drafting import Drafting
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
-from draft_service.sequence import Sequence, Waiting
+from draft_service.sequence import MOST_REUSED, Budget, Sequence, Waiting
+from draft_service.slot_pool import SlotPool
 from pipedec.errors import PipeDecError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
 from pipedec.policy import Policy
 from pipedec.proposals import Proposals
 from pipedec.recall import SHORTEST, SURE
-from pipedec.slots import SlotAllocator
 from pipedec.tree import NO_SLOT, Node
 from pipedec.wire.messages import Batch, Cancel, Close, Op, Poison, Prefill, Row, Rows, TokenLogprobs, Verdict
 
@@ -36,6 +36,7 @@ class Limits:
     max_sequences: int = 16
     prefill_chunk: int = 256
     max_rows: int = 256
+    prefix_cache: bool = True  # tokens that were computed stay known until their slots are wanted
     poison: bool = False  # tests: freed slots are filled with NaN everywhere
 
 
@@ -53,8 +54,7 @@ class Scheduler:
         self._admitted: list[Sequence] = []
         self._next_id = 0
         self._drafting = Drafting(policy, self.counts, limits.prefill_chunk, limits.max_rows)
-        self._allocator = SlotAllocator(1)
-        self._reset_pipeline()
+        self._reset_pipeline(num_slots=1)
 
     # -- life of requests and epochs ----------------------------------------------------------------------------
 
@@ -90,8 +90,7 @@ class Scheduler:
         self.counts.resumptions += len(self.running)
         self.running.clear()
         self.epoch = epoch
-        self._allocator = SlotAllocator(num_slots)
-        self._reset_pipeline()
+        self._reset_pipeline(num_slots)
         self._drafting.reset()
 
     def stop_epoch(self) -> None:
@@ -110,11 +109,12 @@ class Scheduler:
         return failed
 
     def _fail(self, sequence: Sequence, reason: str) -> None:
-        self._release(sequence)
+        self._release(sequence, keep=False)
         self.counts.given_up += 1
         self._failed.append((sequence.key, UnfinishableError(reason)))
 
-    def _reset_pipeline(self) -> None:
+    def _reset_pipeline(self, num_slots: int) -> None:
+        self._slots = SlotPool(num_slots, self.limits.prefix_cache, self._on_free)
         self._step = 0  # of the next batch
         self._started = -1  # the newest step whose successor stage 0 wants
         self._in_flight: deque[frozenset[int]] = deque()  # keys of the requests in each batch, oldest first
@@ -122,15 +122,21 @@ class Scheduler:
         self._ops: list[Op] = []
         self._dead: list[tuple[int, int]] = []
 
+    def _on_free(self, slots: Seq[int]) -> None:
+        if self.limits.poison:
+            for ops in (self._ops, self._drafting.ops):
+                ops.append(Poison(tuple(slots)))
+
     # -- the pipeline -------------------------------------------------------------------------------------------
 
     @property
     def num_slots(self) -> int:
-        return self._allocator.num_slots
+        return self._slots.num_slots
 
     @property
     def num_slots_used(self) -> int:
-        return self._allocator.num_used
+        """By requests; tokens that are merely known do not count."""
+        return self._slots.num_used
 
     @property
     def in_flight(self) -> int:
@@ -145,11 +151,11 @@ class Scheduler:
             return None  # a batch would only grow stale in stage 0's queue
         self._admit()
         self._reserved = self._reserve()
-        prefilled = self._catch_up_target()
+        prefilled, reused = self._catch_up_target()
         certain = self._certain_rows()
         predicted = self._predicted_rows()
         rows = certain + predicted
-        if not rows and not prefilled:
+        if not rows and not prefilled and not reused:
             return None  # the ops wait for the next batch
         carried = {self.running[row.request] for row in rows}
         self._count(prefilled, certain, predicted, carried)
@@ -158,6 +164,10 @@ class Scheduler:
         self._ops = []
         self._step += 1
         self._in_flight.append(frozenset(sequence.key for sequence in carried))
+        for sequence in carried:
+            if sequence.share(self._slots) and not sequence.output:
+                self.counts.prefix_queries += sequence.num_given
+                self.counts.prefix_hits += sequence.statistics.reused
         return batch
 
     def _all_dead(self) -> bool:
@@ -173,13 +183,13 @@ class Scheduler:
         while (entry := self.waiting.next()) is not None:
             while entry.suspicion.is_suspect and self.running:
                 self._preempt_youngest()
-            fits = self._allocator.num_free >= entry.num_prefill + 1 + len(self.running) + 1
-            if not fits or len(self.running) >= self.limits.max_sequences:
+            if len(self.running) >= self.limits.max_sequences:
+                return
+            if (holding := self._slots.admit(entry.given, spare=len(self.running) + 2)) is None:
                 return
             self.waiting.remove(entry.key)
-            self.running[self._next_id] = sequence = Sequence(self._next_id, entry)
+            self.running[self._next_id] = sequence = Sequence(self._next_id, entry, holding)
             self._next_id += 1
-            sequence.slots.extend(self._allocator.allocate(entry.num_prefill))
             self._admitted.append(sequence)
             if entry.suspicion.is_suspect:
                 return
@@ -195,17 +205,17 @@ class Scheduler:
         cursors, entry = len(self.running) + 1, self.waiting.next()
         if entry is None or len(self.running) >= self.limits.max_sequences:
             return cursors
-        certain = sum(sequence.num_prefill + 1 for sequence in self.running.values())
-        wanted = cursors + entry.num_prefill + 1
-        return wanted if certain + wanted <= self._allocator.num_slots else cursors
+        own = sum(sequence.holding.shared.count(0) + 1 for sequence in self.running.values())
+        wanted = cursors + entry.num_given + 1
+        return wanted if own + self._slots.num_shared + wanted <= self._slots.num_slots else cursors
 
-    def _catch_up_target(self) -> int:
-        budget = self.limits.prefill_chunk
+    def _catch_up_target(self) -> tuple[int, int]:
+        """How many tokens are prefilled, and how many reused."""
+        budget = Budget(self.limits.prefill_chunk)
         for sequence in self.running.values():
-            ops, prefilled = sequence.catch_up(sequence.target, sequence.tree.root.sent, budget)
-            self._ops += ops
-            budget -= prefilled
-        return self.limits.prefill_chunk - budget
+            sequence.adopt(self._slots)
+            self._ops += sequence.catch_up(sequence.target, sequence.tree.root.sent, budget)
+        return self.limits.prefill_chunk - budget.prefill, MOST_REUSED - budget.reuse
 
     def _certain_rows(self) -> list[Row]:
         """Cursors that are due and not in the pipeline: without them nothing moves, so they always go."""
@@ -215,7 +225,7 @@ class Scheduler:
             due = not root.sent and sequence.is_caught_up(sequence.target)
             if not due or self._is_held(sequence):
                 continue
-            if self._allocator.num_free == 0 and root.slot == NO_SLOT:
+            if self._slots.num_free == 0 and root.slot == NO_SLOT:
                 self._preempt_youngest()
             if sequence.id in self.running:
                 rows.append(self._send(sequence, root))
@@ -223,41 +233,40 @@ class Scheduler:
 
     def _is_held(self, sequence: Sequence) -> bool:
         """Whether the cursor waits for its tree; not where the draft model is gone, or has no slots to go on."""
-        drafting = self._drafting.busy or self._allocator.num_free > self._reserved
+        drafting = self._drafting.busy or self._slots.num_free > self._reserved
         held = drafting and self.policy.holds(sequence.tree)
         return held and self.draft_available and sequence.is_predictable
 
     def _predicted_rows(self) -> list[Row]:
+        """None beside the end of its prompt: a prediction that overflows would spoil what others are to reuse."""
         rows: list[Row] = []
-        by_tree = {id(s.tree): s for s in self.running.values() if s.tree.root.sent and s.is_predictable}
+        prefilling = {op.request for op in self._ops if isinstance(op, Prefill)}
+        able = (s for s in self.running.values() if s.tree.root.sent and s.is_predictable and s.id not in prefilling)
+        by_tree = {id(sequence.tree): sequence for sequence in able}
         least = SURE if self.draft_available else SHORTEST
         for sequence in by_tree.values():
             self.policy.recall(sequence.tree, sequence.text, least, sequence.last_position)
         for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
-            if len(rows) >= self.limits.max_rows or not self._take_slot(node):
+            if len(rows) >= self.limits.max_rows or not self._take_slot(sequence := by_tree[id(tree)], node):
                 break
-            rows.append(self._send(by_tree[id(tree)], node))
+            rows.append(self._send(sequence, node))
         return rows
 
-    def _take_slot(self, node: Node) -> bool:
+    def _take_slot(self, sequence: Sequence, node: Node) -> bool:
         """Give a prediction a slot, unless the free ones are reserved."""
-        if node.slot == NO_SLOT and self._allocator.num_free > self._reserved:
-            node.slot = self._allocator.take()
+        if node.slot == NO_SLOT and self._slots.num_free > self._reserved:
+            node.slot = self._slots.take(sequence.holding.start)
         return node.slot != NO_SLOT
 
     def _send(self, sequence: Sequence, node: Node) -> Row:
         if node.slot == NO_SLOT:
-            node.slot = self._allocator.take()
+            node.slot = self._slots.take(sequence.holding.start)
         self.counts.levels += sequence.mark_sent(node)
         return sequence.row(node, sequence.target)
 
     def _count(self, prefilled: int, certain: Seq[Row], predicted: Seq[Row], carried: Set[Sequence]) -> None:
         counts = self.counts
-        counts.batches += 1
-        counts.prefill_rows += prefilled
-        counts.certain_rows += len(certain)
-        counts.predicted_rows += len(predicted)
-        counts.batch_rows.add(prefilled + len(certain) + len(predicted))
+        counts.batch(prefilled, len(certain), len(predicted))
         counts.sequence_steps += len(carried)
         counts.drafts += len({row.request for row in predicted})
         for sequence in carried:
@@ -293,7 +302,7 @@ class Scheduler:
         if not sequence.suspicion.speculates:
             return self._fail(sequence, reason)
         sequence.suspicion.forswear()
-        self._put_back(sequence)
+        self._put_back(sequence, keep=False)
 
     def _decide(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenEvent:
         self.policy.observe(sequence.tree.root, token)
@@ -302,7 +311,7 @@ class Scheduler:
             self.counts.hit(step.cursor.ahead)
         else:
             self.counts.misses += 1
-        self._free([node.slot for node in step.dead if node.slot != NO_SLOT])
+        self._slots.free([node.slot for node in step.dead if node.slot != NO_SLOT])
         self._bury(sequence, step.dead)
         finish: FinishReason | None = "length" if len(sequence.output) >= sequence.request.max_tokens else None
         if token in sequence.request.end_tokens:
@@ -316,16 +325,20 @@ class Scheduler:
         self.counts.preemptions += 1
         self._put_back(next(reversed(self.running.values())))
 
-    def _put_back(self, sequence: Sequence) -> None:
-        self._release(sequence)
+    def _put_back(self, sequence: Sequence, *, keep: bool = True) -> None:
+        self._release(sequence, keep=keep)
         self.waiting.put_back(sequence.suspended())
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Its place is for others. Unless told otherwise, what was computed for it stays known."""
         del self.running[sequence.id]
         # Its slots may be given to a row of the batch being composed: a pending prefill must not write them too.
-        self._ops = [op for op in self._ops if not (isinstance(op, Prefill) and op.request == sequence.id)]
+        pending = [op for op in self._ops if isinstance(op, Prefill) and op.request == sequence.id]
+        self._ops = [op for op in self._ops if op not in pending]
+        computed = min([sequence.num_computed, *(op.start for op in pending)]) if keep else 0
         self._bury(sequence, sequence.tree.root.subtree())
-        self._free(sequence.held_slots())
+        self._slots.free(sequence.node_slots())
+        self._slots.release(sequence.holding, sequence.tokens[:-1], computed, sequence.draft.committed)
         for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._drafting.ops)):
             if channel.opened:
                 ops.append(Close(sequence.id))
@@ -335,12 +348,6 @@ class Scheduler:
         sent = [node for node in nodes if node.sent]
         self._dead += [(sequence.id, node.id) for node in sent]
         self.counts.wasted_rows += len(sent) - (sequence.tree.root in sent)
-
-    def _free(self, slots: list[int]) -> None:
-        self._allocator.free(slots)
-        if self.limits.poison and slots:
-            self._ops.append(Poison(tuple(slots)))
-            self._drafting.ops.append(Poison(tuple(slots)))
 
     def take_cancel(self) -> Cancel | None:
         """What died in the pipeline since the last call, for the stages to skip."""
@@ -365,13 +372,17 @@ class Scheduler:
     def restore_draft(self) -> None:
         """The draft model is back, with empty KV."""
         self._drafting.restore(self.running.values())
+        self._slots.forget_draft()
 
     def compose_draft(self) -> Batch | None:
         """The draft model's next run, or None while it is busy, absent, or there is nothing to evaluate."""
         if self.epoch is None:
             return None
         self._reserved = self._reserve()
-        return self._drafting.compose(self.running.values(), self._take_slot)
+        batch = self._drafting.compose(self.running.values(), self._take_slot)
+        for sequence in self.running.values():
+            self._slots.note_drafted(sequence.holding, sequence.draft.committed)
+        return batch
 
     def on_proposals(self, epoch: int, proposals: Proposals) -> None:
         """The draft model's answer to the batch of `compose_draft`, row by row; an old epoch's changes nothing."""
@@ -379,8 +390,8 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where an invariant is broken. For tests, and for a service that is idle."""
-        self._allocator.check_integrity()
-        held = [slot for sequence in self.running.values() for slot in sequence.held_slots()]
-        assert len(set(held)) == len(held) == self._allocator.num_used
-        for sequence in self.running.values():
+        running = self.running.values()
+        predicted = [slot for sequence in running for slot in sequence.node_slots()]
+        self._slots.check_integrity([sequence.holding for sequence in running], predicted)
+        for sequence in running:
             sequence.check_integrity()

@@ -5,24 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from draft_service.generation import GenerationRequest, RequestStatistics
+from draft_service.slot_pool import Holding, SlotPool
 from draft_service.suspicion import Suspicion
 from pipedec.recall import Recall
 from pipedec.sampling_params import SamplingParams
 from pipedec.tree import NO_SLOT, Advance, Node, PredictionTree
-from pipedec.wire.messages import Commit, Op, Open, Prefill, Row
+from pipedec.wire.messages import Commit, Op, Open, Prefill, Reuse, Row
+
+MOST_REUSED = 2**16  # tokens of one batch, whose header has a limit
 
 
 @dataclass(slots=True)
 class Channel:
     """What one consumer of batches (the pipeline, or the draft model) has been told of a sequence.
 
-    `computed[i]` says that the consumer has computed certain token i as a tree row, so that it needs only be
-    committed; the others are prefilled. `committed` counts the certain tokens on the consumer's list.
+    `computed[i]` says that the consumer has computed certain token i already, as a tree row or for another request, so
+    that it needs only be committed; the others are prefilled. `committed` counts the certain tokens on the consumer's
+    list.
     """
 
     computed: list[bool]
     opened: bool = False
     committed: int = 0
+
+
+@dataclass(slots=True)
+class Budget:
+    """Tokens that one batch may still prefill, and that it may reuse."""
+
+    prefill: int
+    reuse: int = MOST_REUSED
 
 
 @dataclass(slots=True)
@@ -36,19 +48,24 @@ class Waiting:
     suspicion: Suspicion = field(default_factory=Suspicion)
 
     @property
-    def num_prefill(self) -> int:
-        """Certain tokens before the cursor."""
+    def given(self) -> list[int]:
+        """The certain tokens before the cursor."""
+        return [*self.request.prompt, *self.output][:-1]
+
+    @property
+    def num_given(self) -> int:
+        """How many these are."""
         return len(self.request.prompt) + len(self.output) - 1
 
 
 class Sequence:
     """A request being decoded, from (re)start to finish.
 
-    The certain tokens are the prompt and the output; the last of them is the tree's root, the cursor. `slots` holds
+    The certain tokens are the prompt and the output; the last of them is the tree's root, the cursor. `holding` has
     the KV slots of all but the root, whose slot is its node's.
     """
 
-    def __init__(self, id: int, entry: Waiting) -> None:
+    def __init__(self, id: int, entry: Waiting, holding: Holding) -> None:
         self.id = id  # in messages; a restart takes a new one, so that nothing old can be mistaken for new
         self.key = entry.key  # of the client's request
         self.request, self.output = entry.request, entry.output
@@ -56,11 +73,14 @@ class Sequence:
         self._num_known = len(entry.output)  # output tokens at the start
         self.tokens = [*self.request.prompt, *self.output]
         self.text = Recall(self.tokens)
-        self.slots: list[int] = []
+        self.holding = holding
+        self.num_given = entry.num_given  # certain tokens, when it was (re)started, before the cursor
         self.tree = PredictionTree(self.tokens[-1], len(self.tokens) - 1)
         self.deepest = self.tree.root.position - 1  # the last position of which a row was sent, below this cursor
         self.target = self._fresh_channel()
         self.draft = self._fresh_channel()
+        self._shares = False  # what it was given
+        self._reuse(range(holding.shared.count(1)))
 
     def _fresh_channel(self) -> Channel:
         return Channel([False] * (len(self.tokens) - 1))
@@ -69,6 +89,12 @@ class Sequence:
     def num_prefill(self) -> int:
         """Certain tokens before the cursor."""
         return len(self.tokens) - 1
+
+    @property
+    def num_computed(self) -> int:
+        """Certain tokens, from the first on, whose K and V the pipeline computes, if all that it was told is sent."""
+        given = self.target.committed >= self.num_given
+        return self.num_prefill if given else self.target.committed
 
     @property
     def last_position(self) -> int:
@@ -83,43 +109,72 @@ class Sequence:
     def forget_draft(self) -> None:
         """The draft model starts anew: it must be given everything again."""
         self.draft = self._fresh_channel()
+        self.holding.drafted = 0
         self.tree.forget_drafts()
+
+    def adopt(self, pool: SlotPool) -> None:
+        """Reuse what was computed for other requests since this one had its place, as far as nobody was told yet."""
+        if self.target.committed < self.num_given:
+            self._reuse(pool.adopt(self.holding, self.tokens[: self.num_given], self.target.committed))
+
+    def _reuse(self, known: range) -> None:
+        self.target.computed[known.start : known.stop] = [True] * len(known)
+        drafted = max(0, min(known.stop, self.holding.drafted) - known.start)
+        self.draft.computed[known.start : known.start + drafted] = [True] * drafted
+        if not self.output:
+            self.statistics.reused = self.holding.shared.count(1)
 
     def is_caught_up(self, channel: Channel) -> bool:
         """Whether everything before the cursor is committed, so that tree rows make sense."""
         return channel.committed >= self.num_prefill
 
-    def catch_up(self, channel: Channel, cursor_computed: bool, budget: int) -> tuple[list[Op], int]:
-        """Ops that bring a channel's committed list up to date, prefilling at most `budget` tokens.
+    def share(self, pool: SlotPool) -> bool:
+        """Once the pipeline has all that this request was given, others can begin with the same. Whether it is now."""
+        if self._shares or self.target.committed < self.num_given:
+            return False
+        self._shares = True
+        pool.share(self.holding, self.tokens[: self.num_given], min(self.draft.committed, self.num_given))
+        return True
 
-        Returns the ops and how many tokens they prefill. The cursor is committed too once it was computed.
-        """
+    def catch_up(self, channel: Channel, cursor_computed: bool, budget: Budget) -> list[Op]:
+        """Ops that bring a channel's committed list up to date, as far as the budget goes, from which they are taken.
+        The cursor is committed too once it was computed. Of what the request was given, the draft model is told nothing
+        before the pipeline is: what neither was told may yet be found computed."""
         ops: list[Op] = []
         if not channel.opened:
             channel.opened = True
             sampling = self.request.sampling if channel is self.target else SamplingParams()
             ops.append(Open(self.id, sampling, len(self.request.prompt)))
-        start, end, prefilled = channel.committed, self.num_prefill, 0
+        start, end = channel.committed, self.num_prefill
+        if channel is self.draft and self.target.committed < self.num_given:
+            end = self.target.committed
         while start < end:
-            computed = channel.computed[start]
-            limit = end if computed else min(end, start + budget - prefilled)
+            computed, given = channel.computed[start], start < self.num_given
+            limit = self.num_given if given else end
+            if not computed:
+                limit = min(limit, start + budget.prefill)
+            elif given:
+                limit = min(limit, start + budget.reuse)
             stop = start
             while stop < limit and channel.computed[stop] == computed:
                 stop += 1
             if stop == start:  # the budget is spent
                 break
-            slots = tuple(self.slots[start:stop])
-            if computed:
-                ops.append(Commit(self.id, slots))
+            slots, tokens = tuple(self.holding.slots[start:stop]), tuple(self.tokens[start:stop])
+            if not computed:
+                ops.append(Prefill(self.id, start, tokens, slots))
+                budget.prefill -= stop - start
+            elif given:
+                ops.append(Reuse(self.id, start, tokens, slots))
+                budget.reuse -= stop - start
             else:
-                ops.append(Prefill(self.id, start, tuple(self.tokens[start:stop]), slots))
-                prefilled += stop - start
+                ops.append(Commit(self.id, slots))
             start = stop
-        if start == end and cursor_computed:
+        if start == self.num_prefill and cursor_computed:
             ops.append(Commit(self.id, (self.tree.root.slot,)))
-            start = end + 1
+            start += 1
         channel.committed = start
-        return ops, prefilled
+        return ops
 
     def row(self, node: Node, channel: Channel) -> Row:
         """The node as a row of a channel's batch; ancestors that are committed there are left out."""
@@ -132,7 +187,7 @@ class Sequence:
     def advance(self, token: int) -> Advance:
         """The target decided a token: it is certain now and becomes the cursor."""
         step = self.tree.advance(token)
-        self.slots.append(step.accepted.slot)
+        self.holding.append(step.accepted.slot)
         self.target.computed.append(True)
         self.draft.computed.append(step.accepted.drafted)
         self.tokens.append(token)
@@ -160,18 +215,16 @@ class Sequence:
         self.deepest = max(self.deepest, node.position)
         return opens
 
-    def held_slots(self) -> list[int]:
-        """Every slot this sequence holds, certain and predicted."""
-        return self.slots + [node.slot for node in self.tree.root.subtree() if node.slot != NO_SLOT]
+    def node_slots(self) -> list[int]:
+        """The slots of its cursor and predictions."""
+        return [node.slot for node in self.tree.root.subtree() if node.slot != NO_SLOT]
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where an invariant is broken."""
         self.tree.check_integrity()
-        assert len(self.slots) in (0, len(self.tokens) - 1)
+        assert len(self.holding.slots) == len(self.holding.shared) == len(self.tokens) - 1
         assert self.tree.root.position == len(self.tokens) - 1
         assert self.tree.root.token == self.tokens[-1]
         for channel in (self.target, self.draft):
             assert len(channel.computed) == len(self.tokens) - 1
             assert channel.committed <= len(self.tokens)
-        held = self.held_slots()
-        assert len(set(held)) == len(held)

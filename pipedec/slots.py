@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 
 
 class SlotAllocator:
-    """Slots `0 .. num_slots - 1`. The lowest free ones are given first, so that the pool stays dense and the slots
-    of a prompt are mostly one contiguous run."""
+    """Slots `0 .. num_slots - 1`. What is used together is given close together, for devices that read it in place."""
 
     def __init__(self, num_slots: int) -> None:
         if num_slots < 1:
             raise ValueError(f"num_slots must be positive, not {num_slots}")
-        self.num_slots = num_slots
-        self._free = list(range(num_slots))  # a heap, and sorted to begin with
+        self.num_slots = self.num_free = num_slots
         self._used = bytearray(num_slots)
-
-    @property
-    def num_free(self) -> int:
-        return len(self._free)
+        self._lowest = 0  # no slot below is free
 
     @property
     def num_used(self) -> int:
-        return self.num_slots - len(self._free)
+        return self.num_slots - self.num_free
 
     def allocate(self, count: int) -> tuple[int, ...]:
-        """`count` free slots, lowest first. Raises `IndexError` when fewer are free: callers ask `num_free` first."""
-        if count > len(self._free):
-            raise IndexError(f"{count} slots wanted, {len(self._free)} free")
-        slots = tuple(heapq.heappop(self._free) for _ in range(count))
-        for slot in slots:
-            self._used[slot] = 1
-        return slots
+        """`count` free slots, ascending: the lowest run of so many, or if there is none the lowest ones. Raises
+        `IndexError` when fewer are free: callers ask `num_free` first."""
+        if count > self.num_free:
+            raise IndexError(f"{count} slots wanted, {self.num_free} free")
+        start = self._used.find(bytes(count), self._lowest)
+        if start < 0:
+            return tuple(self.take() for _ in range(count))
+        self._used[start : start + count] = b"\1" * count
+        self.num_free -= count
+        return tuple(range(start, start + count))
 
-    def take(self) -> int:
-        """The lowest free slot. Raises `IndexError` when there is none."""
-        slot = heapq.heappop(self._free)
+    def take(self, start: int = 0) -> int:
+        """The lowest free slot from `start` on, else the lowest of all. Raises `IndexError` when there is none."""
+        slot = self._used.find(0, max(start, self._lowest))
+        if slot < 0:
+            slot = self._used.find(0, self._lowest)
+        if slot < 0:
+            raise IndexError("a slot wanted, 0 free")
+        if start <= self._lowest:
+            self._lowest = slot + 1
         self._used[slot] = 1
+        self.num_free -= 1
         return slot
 
     def free(self, slots: Iterable[int]) -> None:
@@ -46,10 +50,10 @@ class SlotAllocator:
             if not self._used[slot]:
                 raise ValueError(f"slot {slot} freed twice")
             self._used[slot] = 0
-            heapq.heappush(self._free, slot)
+            self.num_free += 1
+            self._lowest = min(self._lowest, slot)
 
     def check_integrity(self) -> None:
-        """Every slot is either free, once, or in use. For tests, and for a service that is idle."""
-        assert len(set(self._free)) == len(self._free)
+        """Every slot is either free or in use. For tests, and for a service that is idle."""
         assert sum(self._used) == self.num_used
-        assert not any(self._used[slot] for slot in self._free)
+        assert all(self._used[: self._lowest])

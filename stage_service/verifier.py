@@ -16,7 +16,7 @@ import torch
 from pipedec.errors import ModelError
 from pipedec.model.sampling import History, choose
 from pipedec.sampling_params import SamplingParams
-from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill
+from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill, Reuse
 
 NO_TOKEN = -1  # what a request expects that no token can follow
 
@@ -70,7 +70,7 @@ class Verifier:
                 case Open(request, sampling, num_prompt):
                     history = History(sampling, num_prompt, self._vocab_size, self._device)
                     self._tracked[request] = Tracked(sampling, history)
-                case Prefill(request, _, tokens, _):
+                case Prefill(request, _, tokens, _) | Reuse(request, _, tokens, _):
                     self._tracked[request].history.extend(tokens)
                 case Close(request):
                     self._tracked.pop(request, None)

@@ -19,6 +19,7 @@ from pipedec.wire.messages import (
     Prefill,
     Refused,
     Register,
+    Reuse,
     Row,
     Rows,
     Shutdown,
@@ -52,15 +53,15 @@ sampling = st.builds(
 
 
 @st.composite
-def prefills(draw: st.DrawFn) -> Prefill:
+def prompts(draw: st.DrawFn) -> Prefill | Reuse:
     pairs = draw(st.lists(st.tuples(ids, ids), min_size=1, max_size=8))
     tokens, slots = zip(*pairs, strict=True)
-    return Prefill(draw(ids), draw(ids), tokens, slots)
+    return draw(st.sampled_from((Prefill, Reuse)))(draw(ids), draw(ids), tokens, slots)
 
 
 ops = st.one_of(
     st.builds(Open, ids, sampling, counts),
-    prefills(),
+    prompts(),
     st.builds(Commit, ids, id_lists),
     st.builds(Close, ids),
     st.builds(Poison, id_lists),

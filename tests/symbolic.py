@@ -15,7 +15,7 @@ import torch
 
 from pipedec.proposals import Children, Proposals
 from pipedec.wire.codec import Activation
-from pipedec.wire.messages import Batch, Cancel, Close, Commit, Op, Open, Poison, Prefill, Verdict
+from pipedec.wire.messages import Batch, Cancel, Close, Commit, Op, Open, Poison, Prefill, Reuse, Verdict
 from stage_service.verifier import Verifier
 from stage_service.worker import StageResult, tree_rows
 
@@ -72,6 +72,14 @@ class SymbolicSpan:
                     assert prefixes[row] != BROKEN, "a prompt token with a broken context"
                     committed.append(slot)
                     row += 1
+            case Reuse(request, start, tokens, slots):
+                committed = self._committed[request]
+                assert len(committed) == start
+                for depth, slot in enumerate(slots, start=start + 1):
+                    prefix = self._kv[slot]
+                    assert len(prefix) == depth
+                    assert prefix[start:] == tokens[: depth - start]
+                    committed.append(slot)
             case Commit(request, slots):
                 self._committed[request].extend(slots)
             case Close(request):

@@ -136,6 +136,7 @@ def usage(run: Run) -> Json:
         "prompt_tokens": run.num_prompt_tokens,
         "completion_tokens": run.num_generated_tokens,
         "total_tokens": run.num_prompt_tokens + run.num_generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": run.num_cached_tokens},
     }
 
 

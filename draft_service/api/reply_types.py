@@ -40,10 +40,17 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
+class PromptTokensDetails(TypedDict):
+    """`cached_tokens` were computed for another request already."""
+
+    cached_tokens: Count
+
+
 class Usage(TypedDict):
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count
+    prompt_tokens_details: PromptTokensDetails
 
 
 class Speculation(TypedDict):

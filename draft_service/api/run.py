@@ -53,8 +53,19 @@ class Run:
             return None
         told = self._statistics.values()
         return RequestStatistics(
-            sum(each.hits for each in told), sum(each.misses for each in told), sum(each.steps for each in told)
+            hits=sum(each.hits for each in told),
+            misses=sum(each.misses for each in told),
+            steps=sum(each.steps for each in told),
         )
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens, each prompt counted once, that were computed already before any of its choices was."""
+        reused: dict[tuple[int, ...], int] = {}
+        for index, sequence in enumerate(self._sequences):
+            told = self._statistics[index].reused if index in self._statistics else 0
+            reused[sequence.prompt] = min(told, reused.get(sequence.prompt, told))
+        return sum(reused.values())
 
     async def drive(self, emit: Emit) -> None:
         """Generate all sequences, with every delta to `emit`. The first failure cancels the others and is raised."""
@@ -118,6 +129,7 @@ class Run:
                 **record.told(),
                 hit_rate=statistics.hit_rate,
                 steps=statistics.steps,
+                cached_tokens=statistics.reused,
             ),
         )
 

@@ -9,7 +9,7 @@ from draft_service.live.passage import Passage, Passages
 from draft_service.live.speed import Speed
 from draft_service.live.tap import Event, Fault, Known, Opening, StepTimes
 from draft_service.live.trees import Fate, Prediction, Tree
-from pipedec.wire.messages import Batch, Open, Prefill, Verdict
+from pipedec.wire.messages import Batch, Open, Prefill, Reuse, Verdict
 
 BUSY_SECONDS = 3.0  # over which stages are found busy or idle
 
@@ -99,7 +99,7 @@ class Picture:
                 if not self.trees:
                     self.speed.pause()
                 self.trees[op.request] = Tree(op.request, op.num_prompt)
-            elif isinstance(op, Prefill) and (tree := self.trees.get(op.request)) is not None:
+            elif isinstance(op, Prefill | Reuse) and (tree := self.trees.get(op.request)) is not None:
                 tree.num_output = max(0, op.start + len(op.tokens) + 1 - tree.num_prompt)
         rows, nodes = batch.rows, []
         columns = (rows.request, rows.node, rows.parent, rows.token, rows.position)

@@ -30,6 +30,8 @@ class HeadCounts:
     drafts: int = 0
     draft_rows: int = 0
     draft_failures: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
     preemptions: int = 0
     resumptions: int = 0
     given_up: int = 0
@@ -41,6 +43,14 @@ class HeadCounts:
     batch_rows: Distribution = field(default_factory=lambda: Distribution(declared.ROWS))
     round_trip: Distribution = field(default_factory=lambda: Distribution(declared.SECONDS))
     draft_seconds: Distribution = field(default_factory=lambda: Distribution(declared.SECONDS))
+
+    def batch(self, prefilled: int, certain: int, predicted: int) -> None:
+        """A batch of so many rows was composed."""
+        self.batches += 1
+        self.prefill_rows += prefilled
+        self.certain_rows += certain
+        self.predicted_rows += predicted
+        self.batch_rows.add(prefilled + certain + predicted)
 
     def hit(self, ahead: int) -> None:
         """A token was decided whose row was in the pipeline; it was sent so many levels ahead of the cursor."""
@@ -103,6 +113,8 @@ def _of_counts(counts: HeadCounts) -> dict[Family, Samples]:
         declared.NUM_ACCEPTED_TOKENS: counts.hits,
         declared.DRAFT_ROWS: counts.draft_rows,
         declared.DRAFT_FAILURES: counts.draft_failures,
+        declared.PREFIX_QUERIES: counts.prefix_queries,
+        declared.PREFIX_HITS: counts.prefix_hits,
         declared.NUM_PREEMPTIONS: counts.preemptions,
         declared.RESUMPTIONS: counts.resumptions,
         declared.GIVEN_UP: counts.given_up,

@@ -30,7 +30,7 @@ class Attention(Protocol):
     def poison(self, slots: Sequence[int]) -> None:
         """These slots hold NaN from now on."""
 
-    def begin(self, contexts: Sequence[Context], order: Ints, open_owners: set[int]) -> None:
+    def begin(self, contexts: Sequence[Context], order: Ints) -> None:
         """The next calls are of the contexts' rows, which together are the activation rows `order`, ascending."""
 
     def abandon(self, contexts: Sequence[Context]) -> None:

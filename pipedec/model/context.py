@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipedec.errors import ProtocolError
-from pipedec.wire.messages import Batch, Close, Commit, Open, Poison, Prefill, Rows, tree_slots
+from pipedec.wire.messages import Batch, Close, Commit, Open, Poison, Prefill, Reuse, Rows, tree_slots
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -80,11 +80,6 @@ class Contexts:
     def reset(self) -> None:
         self._sequences.clear()
 
-    @property
-    def owners(self) -> set[int]:
-        """Of the open requests."""
-        return {sequence.owner for sequence in self._sequences.values()}
-
     def apply(self, batch: Batch, alive: Bools) -> list[Context]:
         """Apply the ops; return contexts of the rows where `alive` [activation rows] holds.
 
@@ -100,7 +95,7 @@ class Contexts:
                     self._sequences[op.request] = _Sequence(self._opened)
                 case Close():
                     del self._sequences[op.request]
-                case Commit():
+                case Commit() | Reuse():
                     self._sequences[op.request].append(op.slots)
                 case Prefill():
                     sequence = self._sequences[op.request]
@@ -153,11 +148,11 @@ class Contexts:
             if isinstance(op, Close):
                 del lengths[op.request]
                 continue
-            if isinstance(op, Prefill):
+            if isinstance(op, Prefill | Reuse):
                 if len(op.tokens) != len(op.slots) or op.start != lengths[op.request]:
                     raise ProtocolError(
-                        f"prefill: request {op.request} has {lengths[op.request]} committed tokens, "
-                        f"{len(op.tokens)} tokens for {len(op.slots)} slots at {op.start} do not follow"
+                        f"{type(op).__name__.lower()}: request {op.request} has {lengths[op.request]} committed "
+                        f"tokens, {len(op.tokens)} tokens for {len(op.slots)} slots at {op.start} do not follow"
                     )
                 tokens += op.tokens
             lengths[op.request] += len(op.slots)

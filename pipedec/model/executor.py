@@ -167,7 +167,7 @@ class SpanExecutor:
         positions = np.empty(len(order), np.int64)
         for context in contexts:
             positions[np.searchsorted(order, context.rows)] = context.positions
-        self._attention.begin(contexts, order, self._contexts.owners)
+        self._attention.begin(contexts, order)
         if tokens is not None:
             hidden = self.model.architecture.embedding(self.staging.upload(torch.from_numpy(tokens)))
         assert hidden is not None, "a span that does not embed is given hidden states"

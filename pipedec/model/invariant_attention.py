@@ -80,7 +80,7 @@ class InvariantAttention:
     def abandon(self, contexts: Sequence[Context]) -> None:
         """Nobody reads a slot that no context names."""
 
-    def begin(self, contexts: Sequence[Context], order: Ints, open_owners: set[int]) -> None:
+    def begin(self, contexts: Sequence[Context], order: Ints) -> None:
         slots, self._units = np.empty(len(order), np.int64), []
         for context in contexts:
             self._position[context.slots] = context.positions

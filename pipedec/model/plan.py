@@ -79,13 +79,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionPlan:
-    """`slots` [rows] is where each row is stored, a slice where they are a run; `groups` cover the rows.
-
-    `stale` slots lie in a range that is read in place, and hold what a closed request left: they are to be zeroed.
-    """
+    """`slots` [rows] is where each row is stored, a slice where they are a run; `groups` cover the rows."""
 
     slots: torch.Tensor | slice
-    stale: torch.Tensor | None
     groups: tuple[Group, ...]
 
 
@@ -109,7 +105,7 @@ class Planner:
         for context in contexts:
             self._owner[context.slots] = _UNKNOWN
 
-    def plan(self, contexts: Sequence[Context], order: Ints, open_owners: set[int]) -> AttentionPlan:
+    def plan(self, contexts: Sequence[Context], order: Ints) -> AttentionPlan:
         """The plan for contexts that together have the activation rows `order`, ascending."""
         slots = np.empty(len(order), np.int64)
         places = []
@@ -118,40 +114,31 @@ class Planner:
             place = np.searchsorted(order, context.rows)
             slots[place] = context.slots
             places.append(place)
-        stale: list[Ints] = []
         alone: list[Group] = []
         together: list[tuple[Context, Ints]] = []
         for context, place in zip(contexts, places, strict=True):
-            view = self._view(context, open_owners, stale)
+            view = self._view(context)
             if view is not None and (len(contexts) == 1 or len(context.committed) >= _VIEW_MIN):
                 alone.append(self._viewed(context, place, view, len(order)))
             else:
                 together.append((context, place))
         groups = [self._gathered(part, len(order)) for part in _similar(together)]
-        return AttentionPlan(
-            slots=stored_at(slots, self._device),
-            stale=self._tensor(np.concatenate(stale)) if stale else None,
-            groups=(*alone, *groups),
-        )
+        return AttentionPlan(stored_at(slots, self._device), (*alone, *groups))
 
-    def _view(self, context: Context, open_owners: set[int], stale: list[Ints]) -> tuple[int, int] | None:
+    def _view(self, context: Context) -> tuple[int, int] | None:
         """The range of slots to read in place, or None.
 
         Only this request's numbers, or zeros, may lie in it: a mask hides a finite score, but not NaN or infinity,
-        and no request may depend on another. What closed requests left there is added to `stale`.
+        and no request may depend on another. What it reuses of others is its own.
         """
         used = [part for part in (context.committed, context.extra) if len(part)]
         start, end = min(int(part.min()) for part in used), max(int(part.max()) for part in used) + 1
         if end - start > _VIEW_SLACK * sum(map(len, used)) + 16:
             return None
         owners = self._owner[start:end]
-        foreign = np.flatnonzero((owners != context.owner) & (owners != _ZERO))
-        if len(foreign):
-            if not open_owners.isdisjoint(owners[foreign].tolist()) or (owners[foreign] == _UNKNOWN).any():
-                return None
-            owners[foreign] = _ZERO
-            stale.append(start + foreign)
-        return start, end
+        foreign = (owners != context.owner) & (owners != _ZERO)
+        foreign[context.committed - start] = False
+        return None if foreign.any() else (start, end)
 
     def _viewed(self, context: Context, place: Ints, view: tuple[int, int], rows: int) -> Group:
         start, end = view

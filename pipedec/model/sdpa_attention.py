@@ -21,7 +21,7 @@ class SdpaAttention:
     def __init__(self, pool: KVPool) -> None:
         self._pool = pool
         self._planner = Planner(pool.num_slots, pool.device)
-        self._plan = AttentionPlan(slice(0, 0), None, ())
+        self._plan = AttentionPlan(slice(0, 0), ())
 
     def reset(self) -> None:
         self._planner.reset()
@@ -29,10 +29,8 @@ class SdpaAttention:
     def poison(self, slots: Sequence[int]) -> None:
         self._planner.poison(slots)
 
-    def begin(self, contexts: Sequence[Context], order: Ints, open_owners: set[int]) -> None:
-        self._plan = self._planner.plan(contexts, order, open_owners)
-        if self._plan.stale is not None:
-            self._pool.fill(self._plan.stale, 0.0)
+    def begin(self, contexts: Sequence[Context], order: Ints) -> None:
+        self._plan = self._planner.plan(contexts, order)
 
     def abandon(self, contexts: Sequence[Context]) -> None:
         self._planner.abandon(contexts)

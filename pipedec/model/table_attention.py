@@ -105,7 +105,7 @@ class TableAttention:
     def abandon(self, contexts: Sequence[Context]) -> None:
         """Nobody reads a slot that no table names."""
 
-    def begin(self, contexts: Sequence[Context], order: Ints, open_owners: set[int]) -> None:
+    def begin(self, contexts: Sequence[Context], order: Ints) -> None:
         layout = self.layout(len(order), *needed(contexts), contexts)
         table = self.maker.make(layout, contexts, order, None)
         self.bind(Bound(layout, torch.from_numpy(table).to(self._pool.device)))

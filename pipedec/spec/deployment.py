@@ -144,6 +144,9 @@ class Serving(Strict):
     kv_slots: Annotated[int, Field(ge=16, le=16777216)] | None = None
     """Tokens whose keys and values each stage holds; with few, requests wait for one another's slots. Absent:
     maxSequences times maxContext, and room for the tree."""
+    prefix_cache: bool = True
+    """Keep what was computed of earlier requests in free KV slots, so that another one that begins with the same tokens
+    begins sooner. How soon can tell a client what others have asked; turn it off where they must not know."""
     prefill_chunk: Annotated[int, Field(ge=1, le=4096)] = 256
     """Most prompt tokens in one step."""
     port: Annotated[int, Field(ge=1024, le=65535)] = 8000

@@ -61,6 +61,7 @@ _OPS = (
     _schema(m.Commit, 2, f.ID, f.IDS),
     _schema(m.Close, 3, f.ID),
     _schema(m.Poison, 4, f.IDS),
+    _schema(m.Reuse, 5, f.ID, f.ID, f.IDS, f.IDS),
 )
 _OP_BY_TYPE = {schema.type: schema for schema in _OPS}
 
@@ -77,8 +78,8 @@ def _read_op(value: object, name: str) -> m.Op:
     if type(value) is not tuple or not value or type(value[0]) is not int or not 0 <= value[0] < len(_OPS):
         raise refuse(f"an op in {name}", f"a tag in [0, {len(_OPS)}) and fields", value)
     op: m.Op = _OPS[value[0]].read(value[1:])
-    if isinstance(op, m.Prefill) and not len(op.tokens) == len(op.slots) > 0:
-        raise refuse("Prefill.slots", "one slot for each of one or more tokens", (op.tokens, op.slots))
+    if isinstance(op, m.Prefill | m.Reuse) and not len(op.tokens) == len(op.slots) > 0:
+        raise refuse(f"{type(op).__name__}.slots", "one slot for each of one or more tokens", (op.tokens, op.slots))
     return op
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from pipedec.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 NO_PARENT = -1  # parent of a request's first tree row
 NO_EPOCH = 0  # in a stage's heartbeat: it is in no epoch, or has left the one it had joined; real ones are greater
 BEAT_SECONDS = 1.0  # between heartbeats, both ways
@@ -54,6 +54,17 @@ class Prefill:
 
 
 @dataclass(frozen=True, slots=True)
+class Reuse:
+    """Certain tokens at positions `start`, `start + 1`, ... whose K and V lie in these slots already: another request,
+    which began with the same tokens, had them computed. They follow on the committed list, and nothing is computed."""
+
+    request: int
+    start: int
+    tokens: tuple[int, ...]
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """These slots, computed earlier as tree rows, follow on the request's committed list."""
 
@@ -75,7 +86,7 @@ class Poison:
     slots: tuple[int, ...]
 
 
-Op = Open | Prefill | Commit | Close | Poison
+Op = Open | Prefill | Reuse | Commit | Close | Poison
 
 
 class Row(NamedTuple):
@@ -266,4 +277,4 @@ Message = Batch | Verdict | Control
 
 def tree_slots(ops: Iterable[Op]) -> list[int]:
     """All slots that the ops of a batch name, for bounds checks."""
-    return [slot for op in ops if isinstance(op, Prefill | Commit | Poison) for slot in op.slots]
+    return [slot for op in ops if isinstance(op, Prefill | Reuse | Commit | Poison) for slot in op.slots]

@@ -71,9 +71,14 @@ def test_replies_are_what_the_document_says(
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 def test_usage_comes_only_when_asked_for(http: httpx.Client, engine: ScriptedEngine, path: str) -> None:
     engine.say("ab")
-    engine.statistics = RequestStatistics(hits=3, misses=1, steps=8)
+    engine.statistics = RequestStatistics(hits=3, misses=1, steps=8, reused=1)
     prompt = len(engine.tokenizer.encode_chat(HI, {})) if path == CHAT else 2
-    total = {"prompt_tokens": prompt, "completion_tokens": 3, "total_tokens": prompt + 3}
+    total = {
+        "prompt_tokens": prompt,
+        "completion_tokens": 3,
+        "total_tokens": prompt + 3,
+        "prompt_tokens_details": {"cached_tokens": 1},
+    }
     speculation = {"hit_rate": 0.75, "tokens_per_step": 0.5, "steps": 8}
 
     plain = stream(http, path)
@@ -92,6 +97,14 @@ def test_statistics_are_summed_over_choices(http: httpx.Client, engine: Scripted
     engine.say("ab")
     engine.statistics = RequestStatistics(hits=1, misses=3, steps=8)
     assert post(http, COMPLETIONS, n=3)["pipedec"] == {"hit_rate": 0.25, "tokens_per_step": 0.5, "steps": 24}
+
+
+def test_cached_tokens_are_counted_once_for_each_prompt(http: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.say("ab")
+    engine.statistics = RequestStatistics(hits=1, misses=3, steps=8, reused=2)
+    usage = post(http, COMPLETIONS, prompt=[[1, 2, 3], [4, 5, 6, 7]], n=2)["usage"]
+    assert usage["prompt_tokens"] == 7
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 4}
 
 
 def test_a_chat_stream_opens_with_the_role_of_every_choice(http: httpx.Client, engine: ScriptedEngine) -> None:

@@ -22,8 +22,25 @@ class SlotMachine(RuleBasedStateMachine):
             with pytest.raises(IndexError, match="wanted"):
                 self.allocator.allocate(count)
         else:
-            assert self.allocator.allocate(count) == tuple(free[:count])
-            self.used.update(free[:count])
+            runs = (
+                free[i : i + count]
+                for i in range(len(free))
+                if free[i : i + count] == [*range(free[i], free[i] + count)]
+            )
+            wanted = next(runs, free[:count])
+            assert self.allocator.allocate(count) == tuple(wanted)
+            self.used.update(wanted)
+
+    @rule(start=st.integers(0, 20))
+    def take(self, start: int) -> None:
+        free = sorted(set(range(self.allocator.num_slots)) - self.used)
+        if not free:
+            with pytest.raises(IndexError, match="wanted"):
+                self.allocator.take(start)
+        else:
+            wanted = next((slot for slot in free if slot >= start), free[0])
+            assert self.allocator.take(start) == wanted
+            self.used.add(wanted)
 
     @rule(data=st.data())
     def free(self, data: st.DataObject) -> None:

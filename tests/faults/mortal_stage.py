@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipedec.wire.codec import Activation
-from pipedec.wire.messages import Batch, Cancel, Prefill
+from pipedec.wire.messages import Batch, Cancel, Prefill, Reuse
 from stage_service.__main__ import main
 from stage_service.assembly import LoadedStage
 from stage_service.worker import Progress, StageResult, StageWorker
@@ -50,9 +50,10 @@ class Mortal:
         for op in batch.ops:
             if isinstance(op, Prefill):
                 positions.append((op.request, op.start + len(op.tokens) - 1))
-                if op.start == 0 and op.tokens[0] == KILLS_AT_ONCE:
+            if isinstance(op, Prefill | Reuse) and op.start == 0:
+                if op.tokens[0] == KILLS_AT_ONCE:
                     die()
-                if op.start == 0 and op.tokens[0] == KILLS_LATER:
+                if op.tokens[0] == KILLS_LATER:
                     self._marked.add(op.request)
         if any(request in self._marked and position >= LATER for request, position in positions):
             die()

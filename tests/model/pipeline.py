@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
 from pipedec.sampling_params import SamplingParams
-from pipedec.wire.messages import NO_PARENT, Batch, Commit, Op, Open, Prefill, Row, Rows
+from pipedec.wire.messages import NO_PARENT, Batch, Commit, Op, Open, Prefill, Reuse, Row, Rows
 
 GREEDY = SamplingParams()
 
@@ -20,9 +21,11 @@ GREEDY = SamplingParams()
 class Chain:
     """Executors of consecutive spans; `run` gives the last hidden states, `logits` those after the head."""
 
-    def __init__(self, folder: Path, cuts: Sequence[int], num_slots: int = 256) -> None:
+    def __init__(
+        self, folder: Path, cuts: Sequence[int], num_slots: int = 256, execution: Execution | None = None
+    ) -> None:
         self.spans = [
-            SpanExecutor(SpanModel.load(folder, (start, end), dtype=torch.float32), num_slots)
+            SpanExecutor(SpanModel.load(folder, (start, end), dtype=torch.float32), num_slots, execution)
             for start, end in itertools.pairwise(cuts)
         ]
 
@@ -54,10 +57,15 @@ class Decoder:
         self.used: list[int] = []
         self.pending: tuple[int, ...] = ()
 
-    def prefill(self, chunk: int) -> None:
-        for start in range(0, len(self.prompt), chunk):
+    def prefill(self, chunk: int, reused: Sequence[int] = ()) -> None:
+        """`reused`: slots in which the prompt's first tokens lie already."""
+        begun: list[Op] = [Open(self.request, GREEDY, len(self.prompt))]
+        if reused:
+            begun.append(Reuse(self.request, 0, self.prompt[: len(reused)], tuple(reused)))
+            self.used += reused
+        for start in range(len(reused), len(self.prompt), chunk):
             tokens = self.prompt[start : start + chunk]
-            ops: list[Op] = [Open(self.request, GREEDY, len(self.prompt))] if start == 0 else []
+            ops, begun = begun, []
             ops.append(Prefill(self.request, start, tokens, self._take(len(tokens))))
             hidden = self.chain.run(ops)
         self.decide(hidden[-1])

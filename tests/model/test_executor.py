@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipedec.errors import ProtocolError
-from pipedec.wire.messages import NO_PARENT, Batch, Close, Commit, Op, Open, Poison, Prefill, Row, Rows
+from pipedec.model.execution import Execution
+from pipedec.wire.messages import NO_PARENT, Batch, Close, Commit, Op, Open, Poison, Prefill, Reuse, Row, Rows
 from tests.model.pipeline import GREEDY, Chain, Decoder, scattered
 from tests.tiny import reference_greedy, tiny_model
 
@@ -187,6 +188,29 @@ def test_what_a_closed_request_left_behind_is_never_read(llama: Path) -> None:
         chain.run([Close(2)])
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "dense", "invariant"])
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
+def test_a_request_goes_on_from_what_another_computed(llama: Path, attention: str, closed: bool) -> None:
+    """Also where a third one was computed meanwhile, whose own slots lie on either side."""
+    buckets = (1, 8, 64) if attention == "dense" else ()
+    chain = Chain(llama, (0, 2, 4), 256, Execution(attention, buckets))  # type: ignore[arg-type]
+    first = Decoder(chain, 1, PROMPT, iter(range(20, 200)))
+    first.prefill(16)
+    first.generate(8)
+    if closed:
+        chain.run([Close(1)])
+    third = Decoder(chain, 3, PROMPT[5:], iter([*range(20), *range(200, 256)]))
+    third.prefill(64)
+    assert third.generate(8) == reference_greedy(llama, PROMPT[5:], 8)
+    said = (*PROMPT, *first.tokens[:7])  # its slots hold the prompt and what was said, but for the last token
+    for request, length in ((4, 30), (5, len(said))):
+        prompt = (*said[:length], 17, 99)
+        decoder = Decoder(chain, request, prompt, iter(range(120 + 30 * (request - 4), 150 + 30 * (request - 4))))
+        decoder.prefill(8, reused=first.used[:length])
+        assert decoder.generate(8) == reference_greedy(llama, prompt, 8)
+        chain.run([Close(request)])
+
+
 def test_reset_forgets_requests_and_what_they_left(llama: Path) -> None:
     chain = Chain(llama, (0, 4))
     Decoder(chain, 1, PROMPT, scattered(seed=1)).prefill(64)
@@ -204,6 +228,10 @@ IMPOSSIBLE: list[tuple[str, tuple[Op, ...], tuple[Row, ...]]] = [
     ("not open", (Close(1), Close(1)), ()),
     ("not open", (), (ROW._replace(request=2),)),
     ("do not follow", (Prefill(1, 2, (1,), (5,)),), ()),
+    ("do not follow", (Reuse(1, 2, (1,), (2,)),), ()),
+    ("not open", (Reuse(2, 0, (1,), (0,)),), ()),
+    ("slots lie in", (Reuse(1, 3, (1,), (64,)),), ()),
+    ("tokens lie in", (Reuse(1, 3, (320,), (5,)),), ()),
     ("do not follow", (Prefill(1, 3, (1, 2), (5,)),), ()),
     ("slots lie in", (Prefill(1, 3, (1,), (64,)),), ()),
     ("slots lie in", (Commit(1, (-1,)),), ()),

@@ -92,10 +92,9 @@ def attend(
     for part, numbers in ((pool.keys, old[0]), (pool.values, old[1])):
         part.fill_(torch.nan)  # whoever looks beyond its own slots will show it
         part[0, :, read] = numbers[:, read].to(part)
-    owners = {context.owner for context in contexts}
     for context in contexts:  # the committed tokens come first, as they do in life
-        attention.begin([_prefill(context)], np.arange(len(context.committed)), owners)
-    attention.begin(contexts, np.arange(count), owners)
+        attention.begin([_prefill(context)], np.arange(len(context.committed)))
+    attention.begin(contexts, np.arange(count))
     keys, values, query = (numbers.to(pool.keys) for numbers in (new[0], new[1], query))
     attention.store(0, keys, values)
     return attention.attend(0, query, heads.dim**-0.5, window)

@@ -29,13 +29,16 @@ def simulate(
 
 
 def requests(count: int, seed: int, max_tokens: int = 16) -> dict[int, GenerationRequest]:
+    """Some begin alike."""
     rng = random.Random(seed)
-    return {
-        key: GenerationRequest(
-            tuple(rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 20))), rng.randint(1, max_tokens)
-        )
-        for key in range(count)
-    }
+    common = [rng.randrange(VOCABULARY) for _ in range(20)]
+
+    def prompt() -> tuple[int, ...]:
+        own = [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 20))]
+        alike = rng.choice((0, 0, rng.randrange(len(own))))
+        return (*common[:alike], *own[alike:])
+
+    return {key: GenerationRequest(prompt(), rng.randint(1, max_tokens)) for key in range(count)}
 
 
 def check(simulation: Simulation, load: dict[int, GenerationRequest]) -> None:

@@ -39,6 +39,7 @@ from pipedec.wire.messages import (
     Prefill,
     Refused,
     Register,
+    Reuse,
     Row,
     Rows,
     Shutdown,
@@ -56,6 +57,7 @@ EXAMPLES: dict[str, Message] = {
         (
             Open(1, SamplingParams(temperature=0.5, end_tokens=(2,)), 3),
             Prefill(1, 0, (9, 8), (0, 1)),
+            Reuse(3, 0, (7, 6), (2, 3)),
             Commit(1, (4,)),
             Close(2),
             Poison((6,)),
@@ -101,7 +103,7 @@ def test_columns_are_writable_int32(batch: Batch) -> None:
         assert column.flags.writeable
 
 
-@given(st.binary(max_size=200).filter(lambda header: not header.startswith(b"\x93\x02")))
+@given(st.binary(max_size=200).filter(lambda header: not header.startswith(b"\x93\x03")))
 def test_random_bytes_are_refused(header: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(header)
@@ -156,7 +158,7 @@ def rows_with(index: int, value: int) -> bytes:
 V = PROTOCOL_VERSION
 BATCH, VERDICT, REGISTER, CANCEL, HEARTBEAT = 0, 1, 2, 6, 7
 REFUSED = {
-    "another version": ([PROTOCOL_VERSION + 1, 4, 5, 1], "the protocol version must be 2, not 3"),
+    "another version": ([PROTOCOL_VERSION + 1, 4, 5, 1], "the protocol version must be 3, not 4"),
     "version of another type": ([True, 4, 5, 1], "the protocol version"),
     "unknown kind": ([V, 10], "the kind must be an integer in [0, 10), not 10"),
     "negative kind": ([V, -1], "the kind must be"),
@@ -167,7 +169,7 @@ REFUSED = {
     "huge step": ([V, BATCH, 1, 2**63, [], b""], "Batch.step must be an integer"),
     "ops of another type": ([V, BATCH, 1, 1, 3, b""], "Batch.ops must be a sequence"),
     "too many ops": ([V, BATCH, 1, 1, [[3, 1]] * 4097, b""], "Batch.ops must be a sequence of at most 4096"),
-    "unknown op": ([V, BATCH, 1, 1, [[5, 1]], b""], "an op in Batch.ops must be a tag in [0, 5)"),
+    "unknown op": ([V, BATCH, 1, 1, [[6, 1]], b""], "an op in Batch.ops must be a tag in [0, 6)"),
     "empty op": ([V, BATCH, 1, 1, [[]], b""], "an op in Batch.ops"),
     "op with too few fields": ([V, BATCH, 1, 1, [[2, 1]], b""], "Commit must be 2 fields"),
     "prefill without slots": ([V, BATCH, 1, 1, [[1, 1, 0, packed(4), b""]], b""], "Prefill.slots must be one slot"),

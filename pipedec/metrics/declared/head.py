@@ -171,6 +171,19 @@ NUM_WAITING = families.gauge(
     "Sequences that wait for their turn.",
     "sum by (model_name) (pipedec_num_requests_waiting)",
 )
+PREFIX_QUERIES = families.counter(
+    "pipedec_prefix_cache_queries_total",
+    "tokens",
+    "Prompt tokens that could have been computed for an earlier request.",
+    "sum by (model_name) (rate(pipedec_prefix_cache_queries_total[5m]))",
+)
+PREFIX_HITS = families.counter(
+    "pipedec_prefix_cache_hits_total",
+    "tokens",
+    "Prompt tokens that were, and so were not computed again.",
+    "sum by (model_name) (rate(pipedec_prefix_cache_hits_total[5m]))"
+    " / (sum by (model_name) (rate(pipedec_prefix_cache_queries_total[5m])) > 0)",
+)
 NUM_PREEMPTIONS = families.counter(
     "pipedec_num_preemptions_total",
     "requests",
@@ -192,7 +205,7 @@ GIVEN_UP = families.counter(
 KV_USAGE = families.gauge(
     "pipedec_kv_cache_usage_perc",
     "ratio",
-    "Share of the KV slots in use, 0 to 1.",
+    "Share of the KV slots that requests hold, 0 to 1; what is merely kept for later ones gives way.",
     "max by (model_name) (pipedec_kv_cache_usage_perc)",
 )
 KV_SLOTS = families.gauge(
@@ -204,7 +217,7 @@ KV_SLOTS = families.gauge(
 KV_SLOTS_USED = families.gauge(
     "pipedec_head_kv_slots_used",
     "slots",
-    "KV slots that hold a token, certain or predicted; the same ones at every stage.",
+    "KV slots that requests hold, for tokens certain or predicted; the same ones at every stage.",
     "max by (model_name) (pipedec_head_kv_slots_used)",
 )
 IN_FLIGHT = families.gauge(

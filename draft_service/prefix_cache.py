@@ -1,0 +1,165 @@
+"""Tokens whose K and V are still in the pool: a radix tree, whose ends are given up when their slots are wanted. Pure.
+
+A request that begins as another did need not have that part computed again: the next turn of a conversation, or
+another one under the same instructions. After RadixAttention (SGLang, arXiv 2312.07104); here slots are named one by
+one, so a prefix may end after any token.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Tokens that follow on those of `before`, and where their K and V are. The draft model's are there for the first
+    `drafted`. `holders` count the requests that read them, or any that follow."""
+
+    tokens: list[int]
+    slots: list[int]
+    before: Run | None
+    drafted: int = 0
+    used: int = 0  # when it was looked at last
+    holders: int = 0
+    after: dict[int, Run] = field(default_factory=dict)  # by the first token
+
+    def path(self) -> list[Run]:
+        """From the first run of its tokens to this one; empty for none."""
+        runs, run = [], self
+        while run.before is not None:
+            runs.append(run)
+            run = run.before
+        return runs[::-1]
+
+
+class Prefix(NamedTuple):
+    """The longest known beginning of some tokens: `last` of its runs, all its slots, and how many of its tokens the
+    draft model knows, from the first on."""
+
+    last: Run
+    slots: list[int]
+    drafted: int
+
+
+class PrefixCache:
+    """Owns the slots in it. Runs without a holder are idle, and may be given up."""
+
+    def __init__(self) -> None:
+        self._root = Run([], [], None)
+        self._time = 0
+        self.num_slots = 0
+        self.num_idle = 0  # of these slots
+
+    def find(self, tokens: Sequence[int]) -> Prefix:
+        """The longest beginning of `tokens` that is known."""
+        self._time += 1
+        run, at = self._root, 0
+        while at < len(tokens) and (found := run.after.get(tokens[at])) is not None:
+            common = _common(found.tokens, tokens, at)
+            run = found if common == len(found.tokens) else _split(found, common)
+            run.used = self._time
+            at += common
+        path, drafted = run.path(), 0
+        for each in path:
+            drafted += each.drafted
+            if each.drafted < len(each.tokens):
+                break
+        return Prefix(run, [slot for each in path for slot in each.slots], drafted)
+
+    def hold(self, run: Run) -> None:
+        """A request reads this run and those before it, until it is let go."""
+        for each in run.path():
+            self.num_idle -= 0 if each.holders else len(each.slots)
+            each.holders += 1
+
+    def let_go(self, run: Run) -> None:
+        """The opposite of `hold`."""
+        for each in run.path():
+            each.holders -= 1
+            self.num_idle += 0 if each.holders else len(each.slots)
+
+    def add(self, before: Run, tokens: Sequence[int], slots: Sequence[int], drafted: int) -> Run:
+        """Take over slots, of one or more tokens that follow on `before`, where `find` found no more of them."""
+        assert len(tokens) == len(slots) > 0
+        assert tokens[0] not in before.after
+        run = Run(list(tokens), list(slots), before, drafted, self._time)
+        before.after[tokens[0]] = run
+        self.num_slots += len(slots)
+        self.num_idle += len(slots)
+        return run
+
+    def note_drafted(self, run: Run, count: int) -> None:
+        """The draft model has computed the first `count` tokens up to this run, into these slots."""
+        for each in run.path():
+            each.drafted = max(each.drafted, min(count, len(each.tokens)))
+            if (count := count - len(each.tokens)) <= 0:
+                return
+
+    def forget_draft(self) -> None:
+        """The draft model's KV is empty."""
+        for run in self._runs():
+            run.drafted = 0
+
+    def evict(self, count: int) -> list[int]:
+        """Give up `count` slots, or all that are idle, from the ends that were not looked at for the longest time."""
+        ends = [(run.used, id(run), run) for run in self._runs() if not run.holders and not run.after]
+        heapq.heapify(ends)
+        freed: list[int] = []
+        while ends and len(freed) < count:
+            _, _, run = heapq.heappop(ends)
+            kept = max(0, len(run.slots) - (count - len(freed)))
+            freed += run.slots[kept:]
+            del run.slots[kept:], run.tokens[kept:]
+            run.drafted = min(run.drafted, kept)
+            before = run.before
+            assert before is not None
+            if not kept:
+                before.after = {token: each for token, each in before.after.items() if each is not run}
+                if before is not self._root and not before.after and not before.holders:
+                    heapq.heappush(ends, (before.used, id(before), before))
+        self.num_slots -= len(freed)
+        self.num_idle -= len(freed)
+        return freed
+
+    def _runs(self) -> Iterator[Run]:
+        stack = list(self._root.after.values())
+        while stack:
+            run = stack.pop()
+            yield run
+            stack.extend(run.after.values())
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` where an invariant is broken."""
+        runs = list(self._runs())
+        slots = [slot for run in runs for slot in run.slots]
+        assert len(set(slots)) == len(slots) == self.num_slots
+        assert self.num_idle == sum(len(run.slots) for run in runs if not run.holders)
+        for run in runs:
+            assert run.before is not None
+            assert run.before.after[run.tokens[0]] is run
+            assert len(run.tokens) == len(run.slots) >= run.drafted >= 0
+            assert run.holders >= sum(each.holders for each in run.after.values())
+
+
+def _common(run: Sequence[int], tokens: Sequence[int], at: int) -> int:
+    """How many tokens of a run are those from `at` on."""
+    if run == tokens[at : at + len(run)]:
+        return len(run)
+    return next(
+        (i for i, (ours, theirs) in enumerate(zip(run, tokens[at:], strict=False)) if ours != theirs),
+        len(tokens) - at,
+    )
+
+
+def _split(run: Run, length: int) -> Run:
+    """A new run of the first `length` tokens, before what is left of this one: who holds it holds both."""
+    first = Run(run.tokens[:length], run.slots[:length], run.before, min(run.drafted, length), run.used, run.holders)
+    assert run.before is not None
+    run.before.after[first.tokens[0]] = first
+    run.tokens, run.slots, run.before = run.tokens[length:], run.slots[length:], first
+    run.drafted = max(0, run.drafted - length)
+    first.after[run.tokens[0]] = run
+    return first

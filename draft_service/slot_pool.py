@@ -1,0 +1,154 @@
+"""The KV slots of a pipeline: free ones, those of running requests, and those kept for requests to come. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from draft_service.prefix_cache import PrefixCache, Run
+from pipedec.slots import SlotAllocator
+
+_EVICTED = 64  # of so many slots one is given up at once, or more: looking for the oldest takes time
+
+
+@dataclass(slots=True)
+class Holding:
+    """Where the K and V of a request's certain tokens lie, or will, but for the cursor's. Slots that are `shared` are
+    the cache's, held up to `last`; the draft model is known to have computed the first `drafted` of them."""
+
+    slots: list[int]
+    shared: bytearray
+    last: Run
+    drafted: int
+
+    @property
+    def start(self) -> int:
+        """The first of its own slots, near which others of its own should be; 0 while it has none."""
+        own = self.shared.find(0)
+        return 0 if own < 0 else self.slots[own]
+
+    def append(self, slot: int) -> None:
+        """The next token's, the request's own."""
+        self.slots.append(slot)
+        self.shared.append(0)
+
+    def own(self) -> list[int]:
+        """Slots that are nobody else's."""
+        return [slot for slot, shared in zip(self.slots, self.shared, strict=True) if not shared]
+
+
+class SlotPool:
+    """Who has which slot. Where `caching`, computed tokens stay known until their slots are wanted; `freed` is told of
+    the slots that may be written anew."""
+
+    def __init__(self, num_slots: int, caching: bool, freed: Callable[[Sequence[int]], None]) -> None:
+        self._allocator = SlotAllocator(num_slots)
+        self._cache = PrefixCache()
+        self._caching, self._freed = caching, freed
+
+    @property
+    def num_slots(self) -> int:
+        return self._allocator.num_slots
+
+    @property
+    def num_free(self) -> int:
+        """Slots that can be had: free ones, and those of tokens that nobody reads now."""
+        return self._allocator.num_free + self._cache.num_idle
+
+    @property
+    def num_used(self) -> int:
+        return self.num_slots - self.num_free
+
+    @property
+    def num_shared(self) -> int:
+        """Of those used, the ones that several requests may read."""
+        return self._cache.num_slots - self._cache.num_idle
+
+    def take(self, start: int) -> int:
+        """One slot, from `start` on if there is one. Raises `IndexError` when none can be had."""
+        self._make_room(1)
+        return self._allocator.take(start)
+
+    def free(self, slots: Sequence[int]) -> None:
+        """Give back slots that are a request's own."""
+        self._allocator.free(slots)
+        if slots:
+            self._freed(slots)
+
+    def admit(self, tokens: Sequence[int], spare: int) -> Holding | None:
+        """Slots for a request's certain tokens, with those that are known in theirs; None unless `spare` are left."""
+        found = self._cache.find(tokens)
+        self._cache.hold(found.last)
+        missing = len(tokens) - len(found.slots)
+        if self.num_free < missing + spare:
+            self._cache.let_go(found.last)
+            return None
+        self._make_room(missing)
+        shared = bytearray(b"\1" * len(found.slots) + bytes(missing))
+        return Holding([*found.slots, *self._allocator.allocate(missing)], shared, found.last, found.drafted)
+
+    def adopt(self, holding: Holding, tokens: Sequence[int], start: int) -> range:
+        """The tokens, none before `start`, that have become known since, and whose slots are now the known ones."""
+        found = self._cache.find(tokens)
+        known = range(start, len(found.slots))
+        own = [holding.slots[i] for i in known if not holding.shared[i]]
+        if not own:
+            return range(0)
+        self._cache.hold(found.last)
+        self._cache.let_go(holding.last)
+        holding.last, holding.drafted = found.last, found.drafted
+        holding.slots[start : known.stop] = found.slots[start:]
+        holding.shared[start : known.stop] = b"\1" * len(known)
+        self.free(own)
+        return known
+
+    def share(self, holding: Holding, tokens: Sequence[int], drafted: int) -> None:
+        """These tokens are computed: others may read them, unless they know the same already."""
+        found = self._cache.find(tokens)
+        known = len(found.slots)
+        first = holding.shared.find(0)
+        if not self._caching or first != known or any(holding.shared[known:]):
+            return
+        run = self._cache.add(found.last, tokens[known:], holding.slots[known:], max(0, drafted - known))
+        self._cache.hold(run)
+        self._cache.let_go(holding.last)
+        holding.last, holding.drafted = run, drafted
+        holding.shared[known:] = b"\1" * (len(tokens) - known)
+
+    def note_drafted(self, holding: Holding, count: int) -> None:
+        """The draft model has computed the first `count` tokens."""
+        first = holding.shared.find(0)
+        count = count if first < 0 else min(count, first)
+        if count > holding.drafted:
+            holding.drafted = count
+            self._cache.note_drafted(holding.last, count)
+
+    def release(self, holding: Holding, tokens: Sequence[int], computed: int, drafted: int) -> None:
+        """The request leaves. Its first `computed` tokens stay known, the first `drafted` also to the draft model."""
+        self.note_drafted(holding, min(computed, drafted))
+        self._cache.let_go(holding.last)
+        keep = range(0)
+        if self._caching and computed:
+            found = self._cache.find(tokens[:computed])
+            keep = range(len(found.slots), computed)
+            if keep:
+                new = holding.slots[keep.start : keep.stop]
+                new_drafted = min(len(keep), max(0, drafted - keep.start))
+                self._cache.add(found.last, tokens[keep.start : keep.stop], new, new_drafted)
+        own = (i for i, shared in enumerate(holding.shared) if not shared)
+        self.free([holding.slots[i] for i in own if i not in keep])
+
+    def forget_draft(self) -> None:
+        """The draft model's KV is empty."""
+        self._cache.forget_draft()
+
+    def _make_room(self, count: int) -> None:
+        if (wanted := count - self._allocator.num_free) > 0:
+            self.free(self._cache.evict(max(wanted, self.num_slots // _EVICTED)))
+
+    def check_integrity(self, holdings: Iterable[Holding], predicted: Iterable[int]) -> None:
+        """Raise `AssertionError` where an invariant is broken. `predicted`: slots of nodes."""
+        self._allocator.check_integrity()
+        self._cache.check_integrity()
+        own = [*predicted, *(slot for holding in holdings for slot in holding.own())]
+        assert len(set(own)) == len(own) == self._allocator.num_used - self._cache.num_slots
