@@ -225,8 +225,8 @@ class Scheduler:
             due = not root.sent and sequence.is_caught_up(sequence.target)
             if not due or self._is_held(sequence):
                 continue
-            if self._slots.num_free == 0 and root.slot == NO_SLOT:
-                self._preempt_youngest()
+            while self._slots.num_free == 0 and root.slot == NO_SLOT and sequence.id in self.running:
+                self._preempt_youngest()  # which may hold none
             if sequence.id in self.running:
                 rows.append(self._send(sequence, root))
         return [row for row in rows if row.request in self.running]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, takewhile
+from itertools import islice, takewhile, zip_longest
 from operator import itemgetter
 from typing import Protocol, TypeAlias
 
@@ -103,17 +103,14 @@ class PipeDecPolicy(_PlainPolicy):
         return False
 
     def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
-        for tree in trees:
-            newest = tree.newest_level()
-            candidates = (child for node in newest for child in tree.children(node))
-            for node in heapq.nlargest(self.width, candidates, key=_rank):
-                yield tree, node
+        return _in_turn(trees, self._next_level)
 
     def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
-        for tree in trees:
-            for node in tree.newest_level() or [tree.root]:
-                if not node.drafted:
-                    yield tree, node
+        return _in_turn(trees, lambda tree: [node for node in tree.newest_level() or [tree.root] if not node.drafted])
+
+    def _next_level(self, tree: PredictionTree) -> list[Node]:
+        candidates = (child for node in tree.newest_level() for child in tree.children(node))
+        return heapq.nlargest(self.width, candidates, key=_rank)
 
 
 class StaticTreePolicy(_PlainPolicy):
@@ -140,19 +137,21 @@ class StaticTreePolicy(_PlainPolicy):
         return self._is_growing(self._levels(tree))
 
     def to_send(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
-        for tree in trees:
-            if tree.newest_level() == [tree.root]:
-                for level in self._levels(tree)[1:]:
-                    for node in level:
-                        yield tree, node
+        return _in_turn(trees, self._whole)
 
     def to_draft(self, trees: Sequence[PredictionTree]) -> Iterator[Choice]:
-        for tree in trees:
-            levels = self._levels(tree)
-            if not tree.root.sent and self._is_growing(levels):
-                for node in levels[-1]:
-                    if not node.drafted:
-                        yield tree, node
+        return _in_turn(trees, self._growing)
+
+    def _whole(self, tree: PredictionTree) -> list[Node]:
+        if tree.newest_level() != [tree.root]:
+            return []
+        return [node for level in self._levels(tree)[1:] for node in level]
+
+    def _growing(self, tree: PredictionTree) -> list[Node]:
+        levels = self._levels(tree)
+        if tree.root.sent or not self._is_growing(levels):
+            return []
+        return [node for node in levels[-1] if not node.drafted]
 
 
 class AdaptivePolicy:
@@ -262,6 +261,12 @@ def best_first(trees: Sequence[PredictionTree], peek: Callable[[PredictionTree],
         following = peek(tree)
         if following is not None and following is not node:
             heapq.heappush(heap, (-tree.logprob(following), index, following))
+
+
+def _in_turn(trees: Sequence[PredictionTree], nodes: Callable[[PredictionTree], Sequence[Node]]) -> Iterator[Choice]:
+    """The first node of each tree, then the second of each, ...: where room ends, it ends for all alike."""
+    for turn in zip_longest(*map(nodes, trees)):
+        yield from ((tree, node) for tree, node in zip(trees, turn, strict=True) if node is not None)
 
 
 def _pays(probability: float, more: float, expected: float, seconds: float) -> bool:

@@ -75,6 +75,7 @@ class StageLoop:
         self._worker, self._transport, self._receiver = worker, transport, receiver
         self._head_address, self._metrics, self._health = head_address, metrics, health
         self._session = Session(register)
+        self._want_at = want_at(register.layers[1] - register.layers[0])
         self._times, self._useful = StepTimes(), UsefulRows()
         self._time = TimeByState(metrics.seconds)
         self._wakeup = Wakeup()
@@ -105,7 +106,7 @@ class StageLoop:
             self._wakeup.close()
 
     def _turn(self) -> None:
-        self._poller.wait(self._session.timeout(time.monotonic()))
+        self._poller.wait(0.0 if self._heard else self._session.timeout(time.monotonic()))
         self._wakeup.clear()
         self._listen()
         self._take_batch()
@@ -218,7 +219,7 @@ class StageLoop:
             else:
                 self._heard.append(message)
         self._beat(now)
-        if done >= WANT_AT:
+        if done >= self._want_at:
             self._want_more()
 
     def _want_more(self) -> None:
@@ -290,6 +291,12 @@ class StageLoop:
     def _call_head(self) -> ControlClient:
         self._session.connect(time.monotonic())
         return ControlClient(self._transport, self._head_address, self._session.register.incarnation)
+
+
+def want_at(layers: int) -> float:
+    """The share of a step's layers after which the next batch is asked for. It is told before each of them, so that of
+    few it must be that of all but the last."""
+    return min(WANT_AT, (layers - 1) / layers)
 
 
 def _num_bytes(frames: BatchFrames) -> int:

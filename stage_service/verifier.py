@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipedec.errors import ModelError
-from pipedec.model.sampling import History, choose
+from pipedec.model.sampling import Choice, History, Wanted, choose
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill, Reuse
 
 NO_TOKEN = -1  # what a request expects that no token can follow
+
+TOGETHER = 64  # rows whose logits cost a GPU what one row's do: the LM head's weights are read once for all
 
 LMHead = Callable[[torch.Tensor], torch.Tensor]  # hidden [rows, width] -> float32 logits [rows, vocabulary]
 
@@ -34,10 +36,13 @@ class Tracked:
 
 
 class Verifier:
-    """Cursors of all requests. `verify` takes every batch of an epoch, in order."""
+    """Cursors of all requests. `verify` takes every batch of an epoch, in order. Of up to `together` rows the logits
+    are computed at once, though few may matter; absent: on a GPU alone."""
 
-    def __init__(self, vocab_size: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, vocab_size: int, device: torch.device | str = "cpu", together: int | None = None) -> None:
         self._vocab_size, self._device = vocab_size, device
+        on_gpu = torch.device(device).type == "cuda"
+        self._together = (TOGETHER if on_gpu else 0) if together is None else together
         self._tracked: dict[int, Tracked] = {}
 
     def reset(self) -> None:
@@ -48,7 +53,7 @@ class Verifier:
         """Tokens that this batch decides. A request whose logits are not numbers fails; the others do not care.
 
         hidden: [activation rows present, width], the last layer's output; present: tree row -> its index in `hidden`;
-        head: applied to the rows that matter only, which are few (one per request and accepted token).
+        head: applied to the rows that matter, which are few (one per request and accepted token), or to all at once.
         """
         self._apply(batch.ops)
         columns = zip(batch.rows.request.tolist(), batch.rows.parent.tolist(), batch.rows.token.tolist(), strict=True)
@@ -56,11 +61,16 @@ class Verifier:
         arrived = {key: row for row, key in enumerate(columns) if row in present}
         requests = dict.fromkeys(request for request, _, _ in arrived)
         decided: dict[int, Decision] = {}
+        known: dict[int, torch.Tensor] = {}  # logits of rows
         while matches := [(q, row) for q in requests if (row := self._awaited(q, arrived)) is not None]:
-            logits = head(hidden[[present[row] for _, row in matches]])
-            for (request, row), row_logits in zip(matches, logits, strict=True):
-                before = decided.get(request, Decision(request, ()))
-                decided[request] = self._decide(before, batch, row, row_logits)
+            rows = [row for _, row in matches]
+            if missing := [row for row in rows if row not in known]:
+                asked = list(arrived.values()) if len(arrived) <= self._together else missing
+                known |= zip(asked, head(hidden[[present[row] for row in asked]]), strict=True)
+            wanted = [self._move(request, batch, row) for request, row in matches]
+            choices = choose(torch.stack([known[row] for row in rows]), wanted)
+            for (request, _), choice in zip(matches, choices, strict=True):
+                decided[request] = self._decide(decided.get(request, Decision(request, ())), choice)
             requests = dict.fromkeys(request for request, _ in matches)
         return tuple(decided.values())
 
@@ -84,16 +94,19 @@ class Verifier:
             return arrived.get((request, tracked.cursor, tracked.expected))
         return next((row for (q, parent, _), row in arrived.items() if (q, parent) == (request, NO_PARENT)), None)
 
-    def _decide(self, before: Decision, batch: Batch, row: int, logits: torch.Tensor) -> Decision:
-        """`before`, and what this row decides: a token, or that there is none."""
-        tracked = self._tracked[before.request]
+    def _move(self, request: int, batch: Batch, row: int) -> Wanted:
+        """The row is the cursor now; what is wanted is the token after it."""
+        tracked = self._tracked[request]
         tracked.cursor = int(batch.rows.node[row])
         tracked.history.extend((int(batch.rows.token[row]),))
-        position = int(batch.rows.position[row]) + 1
-        try:
-            tracked.expected, logprobs = choose(logits, tracked.sampling, position, tracked.history)
-        except ModelError as error:
+        return Wanted(tracked.sampling, int(batch.rows.position[row]) + 1, tracked.history)
+
+    def _decide(self, before: Decision, choice: Choice) -> Decision:
+        """`before`, and what the cursor decides: a token, or that there is none."""
+        tracked = self._tracked[before.request]
+        if isinstance(choice, ModelError):
             tracked.expected = NO_TOKEN
-            return replace(before, failure=str(error))
-        scored = before.logprobs if logprobs is None else (*before.logprobs, logprobs)
-        return replace(before, tokens=(*before.tokens, tracked.expected), logprobs=scored)
+            return replace(before, failure=str(choice))
+        tracked.expected = choice.token
+        scored = before.logprobs if choice.logprobs is None else (*before.logprobs, choice.logprobs)
+        return replace(before, tokens=(*before.tokens, choice.token), logprobs=scored)

@@ -40,8 +40,8 @@ class TestHead:
         self._poller.wait(0.02)
         while (received := self.control.receive()) is not None:
             self.heard.append(received[1])
-            self._obey(self.members.receive(*received, time.monotonic()))
-        self._obey(self.members.tick(time.monotonic()))
+            self.obey(self.members.receive(*received, time.monotonic()))
+        self.obey(self.members.tick(time.monotonic()))
 
     def hear(self, kind: type[FromStage]) -> FromStage:
         """The newest message of this kind, heard from now on."""
@@ -68,11 +68,11 @@ class TestHead:
         """Vanish without a word."""
         self._transport.close()
 
-    def _obey(self, actions: Iterable[Action]) -> None:
+    def obey(self, actions: Iterable[Action]) -> None:
         for action in actions:
             if isinstance(action, EpochBegun):
                 if self.sender is not None:
                     self.sender.close()
                 self.sender = DataSender(self._transport, action.address, credits=64)
             elif isinstance(action, Send) and not self.control.send(action.peer, action.message):
-                self._obey(self.members.unreachable(action.peer, time.monotonic()))
+                self.obey(self.members.unreachable(action.peer, time.monotonic()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from pipedec.model.layers import GoesOn, Layers
 from pipedec.model.packed import pack
 from pipedec.model.span import Span
 from pipedec.model.staging import make_staging
-from pipedec.model.static import CUT, CudaGraphs, Progress, Record, StaticRows, StaticSpan, plain
+from pipedec.model.static import CudaGraphs, Progress, Record, StaticRows, StaticSpan, cut_of, plain
 from pipedec.model.table_attention import TableAttention
 from pipedec.wire.messages import Batch, Poison, Prefill
 
@@ -177,7 +176,7 @@ class SpanExecutor:
 
     def _in_step(self, goes_on: GoesOn) -> GoesOn:
         """Asks once when the layers before are computed, not merely queued: whoever is told wants to know."""
-        cut = math.ceil(CUT * len(self.model.layers))
+        cut = cut_of(len(self.model.layers))
 
         def ask(layer: int) -> bool:
             if layer == cut:

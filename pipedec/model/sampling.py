@@ -1,4 +1,4 @@
-"""The next token from one row of logits.
+"""The next tokens from rows of logits.
 
 A token is drawn with the Gumbel-max trick: argmax of logit + noise, where the noise of token v is a hash of (seed,
 position, v). So the draw depends on nothing else: not on batch, policy, stages or faults. Processing follows
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -55,25 +56,47 @@ class History:
             self.counts.index_add_(0, index, torch.ones_like(index, dtype=torch.float32))
 
 
-@torch.inference_mode()
-def choose(
-    logits: torch.Tensor, params: SamplingParams, position: int, history: History
-) -> tuple[int, TokenLogprobs | None]:
-    """The token at `position` from float32 logits [V] of the row before it, and its log-probabilities if asked for.
+class Wanted(NamedTuple):
+    """The token at `position` of a request."""
 
-    Raises ModelError for logits that are not numbers, and where no token is left to choose.
-    """
-    scores = _penalised(logits, params, history)
-    if not params.greedy:
-        scores = _perturbed(truncate(scores / params.temperature, params), params.seed, position)
-    best = scores.max(0)  # the first of equals
-    looked_at = torch.stack([part.double() for part in (logits.max(), best.values, best.indices)])
-    top, value, token = looked_at.tolist()  # once: a GPU is waited for
+    params: SamplingParams
+    position: int
+    history: History
+
+
+class Chosen(NamedTuple):
+    """A token, and its log-probabilities if they were asked for."""
+
+    token: int
+    logprobs: TokenLogprobs | None
+
+
+Choice: TypeAlias = Chosen | ModelError
+
+
+@torch.inference_mode()
+def choose(logits: torch.Tensor, wanted: Sequence[Wanted]) -> list[Choice]:
+    """A token for each of the float32 logits [rows, V] of the rows before them, or what is wrong: logits that are not
+    numbers, or no token that is left to choose. A GPU is waited for once, for all rows."""
+    best = logits.max(-1)  # the first of equals
+    tops, values, tokens = (part.double() for part in (best.values, best.values, best.indices))
+    for row, (params, position, history) in enumerate(wanted):
+        unprocessed = logits[row]
+        scores = _penalised(unprocessed, params, history)
+        if not params.greedy:
+            scores = _perturbed(truncate(scores / params.temperature, params), params.seed, position)
+        if scores is not unprocessed:
+            values[row], tokens[row] = scores.max(0)
+    looked_at = torch.stack([tops, values, tokens], 1).tolist()
+    return [_choice(logits[row], each.params, *looked_at[row]) for row, each in enumerate(wanted)]
+
+
+def _choice(logits: torch.Tensor, params: SamplingParams, top: float, value: float, token: float) -> Choice:
     if not math.isfinite(top):
-        raise ModelError(f"the logits are {top}: the model overflows in this dtype")
+        return ModelError(f"the logits are {top}: the model overflows in this dtype")
     if value == -math.inf:
-        raise ModelError("no token is left to choose: all are end tokens, which `min_tokens` excludes")
-    return int(token), None if params.logprobs is None else _logprobs(logits, int(token), params.logprobs)
+        return ModelError("no token is left to choose: all are end tokens, which `min_tokens` excludes")
+    return Chosen(int(token), None if params.logprobs is None else _logprobs(logits, int(token), params.logprobs))
 
 
 def truncate(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:

@@ -25,7 +25,12 @@ Record = Callable[[Program], Program]  # makes of a program one that does the sa
 Progress = Callable[[float], None]
 
 _EXTRA_KEYS = 512  # for which each row has room; a batch with more is computed without a program
-CUT = 0.75  # of the layers, after which it is asked again whether to go on
+_CUT = 0.75  # of the layers, after which it is asked again whether to go on
+
+
+def cut_of(layers: int) -> int:
+    """After how many layers of a span it is asked again whether to go on: before the last, if there is another."""
+    return max(1, min(math.ceil(_CUT * layers), layers - 1))
 
 
 def plain(program: Program) -> Program:
@@ -78,7 +83,7 @@ class StaticSpan:
             max(each.size for each in self._layouts.values()), dtype=torch.int32, device=model.device
         )
         self._hidden = torch.zeros(rows, model.hidden_size, dtype=model.dtype, device=model.device)
-        cut = math.ceil(CUT * len(layers))
+        cut = cut_of(len(layers))
         self._parts = [(0, cut), (cut, len(layers))] if cut < len(layers) else [(0, cut)]
         self._programs: dict[int, list[Program]] = {}
         self._places: dict[int, tuple[torch.Tensor, Rotated]] = {}  # of a size's rows, which its first part leaves

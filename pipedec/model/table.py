@@ -9,7 +9,8 @@ and lengths when the array's contents change. It holds, one after the other:
     distances  row by row, how far back each extra key of its request lies; HIDDEN if it is not seen
 
 All rows of a request share its keys. An item is what one program computes: the rows of a tile against the keys in
-[begin, end), of which those from `extra` on are extra. Contexts are cut evenly, and the longer the larger the pieces.
+[begin, end), of which those from `extra` on are extra. Contexts are cut into pieces of one length, the longer the more
+there is to read in all.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Column(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Sizes of a table: at most so many rows, keys and distances, and rows in a tile. Contexts are cut into `spread`
-    items, if there are not more tiles than that; `items` is room for either."""
+    """Sizes of a table: at most so many rows, keys and distances, and rows in a tile. Contexts are cut into about
+    `spread` items, which a device computes at once; `items` is room for more, as a tile has one at least."""
 
     rows: int
     tile: int
@@ -118,7 +119,7 @@ class TableMaker:
             distances.append(np.where(context.visible, back, HIDDEN).reshape(-1))
             at += len(context.committed) + len(context.extra)
             distances_at += distances[-1].size
-        _cut(items, columns, tiles, max(layout.spread, len(tiles)))
+        _cut(items, columns, tiles, layout.spread)
         return np.concatenate([head, *keys, *distances], dtype=np.int32)
 
 
@@ -154,12 +155,33 @@ def _tiles(context: Context, place: Ints, at: int, size: int) -> list[_Tile]:
     return tiles
 
 
-def _cut(items: Table, columns: Table, tiles: Sequence[_Tile], most: int) -> None:
-    """Spread the tiles over at most so many items, in pieces of one length, the shortest with which they suffice."""
+def room(tiles: int, spread: int) -> int:
+    """How many items so many tiles may be cut into: a long one among many short ones into some."""
+    return max(tiles, spread) + spread // 2
+
+
+def _piece(lengths: Ints, spread: int, most: int) -> int:
+    """How long the pieces are: as short as `spread` items allow, unless a few more items make them half as long; in no
+    case more than `most` items."""
+    even = piece = max(MIN_PIECE, -(-int(lengths.sum()) // spread // PIECE_STEP) * PIECE_STEP)
+    step = max(1, even // 16 // PIECE_STEP) * PIECE_STEP
+    while _count(lengths, piece) > spread and piece < 2 * even:
+        piece += step
+    if _count(lengths, piece) <= spread:
+        return piece
+    piece = even
+    while _count(lengths, piece) > most:
+        piece += step
+    return piece
+
+
+def _count(lengths: Ints, piece: int) -> int:
+    return int((-(-lengths // piece)).sum())
+
+
+def _cut(items: Table, columns: Table, tiles: Sequence[_Tile], spread: int) -> None:
     lengths = np.array([tile.end - tile.begin for tile in tiles])
-    piece = max(MIN_PIECE, -(-int(lengths.sum()) // most // PIECE_STEP) * PIECE_STEP)
-    while (-(-lengths // piece)).sum() > most:
-        piece += PIECE_STEP
+    piece = _piece(lengths, spread, len(items))
     first = 0
     for tile, length in zip(tiles, lengths.tolist(), strict=True):
         count = -(-length // piece)

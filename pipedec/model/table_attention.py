@@ -10,7 +10,7 @@ import torch
 
 from pipedec.model.context import Context, Ints
 from pipedec.model.kv_pool import KVPool
-from pipedec.model.table import HIDDEN, Column, Layout, TableMaker, needed, num_tiles
+from pipedec.model.table import HIDDEN, Column, Layout, TableMaker, needed, num_tiles, room
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +74,7 @@ class Compute(Protocol):
         """Rows per tile in a table of so many rows."""
 
     def spread(self, rows: int) -> int:
-        """Into how many items the contexts of a table of so many rows are cut."""
+        """Into about how many items the contexts of a table of so many rows are cut."""
 
 
 class TableAttention:
@@ -90,7 +90,7 @@ class TableAttention:
         """Sizes for these contexts, or for any that have so many rows, keys and distances."""
         tile, spread = self._compute.tile(rows), self._compute.spread(rows)
         tiles = rows if contexts is None else num_tiles(contexts, tile)
-        return Layout(rows, tile, spread, max(tiles, spread), keys, distances)
+        return Layout(rows, tile, spread, room(tiles, spread), keys, distances)
 
     def bind(self, bound: Bound) -> None:
         self.bound = bound

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipedec.policy import Policy, make_policy
+from pipedec.policy import Policy, PolicyName, make_policy
 from pipedec.proposals import Proposals
 from pipedec.recall import SHORTEST, SURE, Recall
 from pipedec.tree import Node, PredictionTree
@@ -40,6 +40,13 @@ def test_adaptive_shares_a_batch_by_likelihood_across_depths_and_requests() -> N
     first, second = tree_of((1, 0.6), (2, 0.3)), tree_of((3, 0.9), (4, 0.02))
     first.grow(child(first, 1), [(5, math.log(0.8))])  # 0.48 from its cursor
     assert send(make_policy("adaptive", width=4), first, second) == [(1, 3), (0, 1), (0, 5), (0, 2)]
+
+
+@pytest.mark.parametrize("name", ["static-tree", "pipedec"])
+def test_where_room_ends_it_ends_for_all_requests_alike(name: PolicyName) -> None:
+    trees = [tree_of((token, 0.5), (token + 1, 0.3), (token + 2, 0.1)) for token in (1, 11, 21)]
+    chosen = [(trees.index(tree), node.token) for tree, node in make_policy(name, width=3, depth=1).to_send(trees)]
+    assert chosen == [(0, 1), (1, 11), (2, 21), (0, 2), (1, 12), (2, 22), (0, 3), (1, 13), (2, 23)]
 
 
 @pytest.mark.parametrize(

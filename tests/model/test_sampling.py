@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from pipedec.errors import ModelError, ProtocolError
-from pipedec.model.sampling import History, choose, truncate, uniform
+from pipedec.model.sampling import Chosen, History, Wanted, choose, truncate, uniform
 from pipedec.sampling_params import SamplingParams
 
 VOCAB = 12
@@ -28,7 +28,14 @@ LOGITS = torch.randn(VOCAB, generator=torch.Generator().manual_seed(3)) * 2
 
 
 def pick(params: SamplingParams, position: int = 0, logits: torch.Tensor = LOGITS, tokens: Sequence[int] = ()) -> int:
-    return choose(logits, params, position, history(params, tokens))[0]
+    return chosen(logits, params, position, history(params, tokens)).token
+
+
+def chosen(logits: torch.Tensor, params: SamplingParams, position: int, history: History) -> Chosen:
+    (choice,) = choose(logits[None], [Wanted(params, position, history)])
+    if isinstance(choice, ModelError):
+        raise choice
+    return choice
 
 
 def history(params: SamplingParams, tokens: Sequence[int] = (), num_prompt: int = 0) -> History:
@@ -109,8 +116,8 @@ def test_other_penalties_count_output_tokens_only() -> None:
     presence = SamplingParams(presence_penalty=2.0)
     frequency = SamplingParams(frequency_penalty=0.5)
     assert gap < 2.0
-    assert choose(LOGITS, presence, 0, history(presence, [best], num_prompt=1))[0] == best
-    assert choose(LOGITS, presence, 0, history(presence, [0, best], num_prompt=1))[0] == second
+    assert chosen(LOGITS, presence, 0, history(presence, [best], num_prompt=1)).token == best
+    assert chosen(LOGITS, presence, 0, history(presence, [0, best], num_prompt=1)).token == second
     needed = math.ceil(gap / 0.5)
     assert pick(frequency, tokens=[best] * (needed - 1)) == best
     assert pick(frequency, tokens=[best] * (needed + 1)) == second
@@ -153,7 +160,7 @@ def test_noise_stays_inside_the_open_interval() -> None:
 
 def test_logprobs_are_of_the_unprocessed_logits() -> None:
     params = SamplingParams(temperature=0.5, top_k=1, logit_bias=((4, 50.0),), logprobs=3)
-    token, logprobs = choose(LOGITS, params, 0, history(params))
+    token, logprobs = chosen(LOGITS, params, 0, history(params))
     exact = LOGITS.log_softmax(-1)
     assert token == 4
     assert logprobs is not None
@@ -189,9 +196,20 @@ def test_any_parameters_leave_a_token(params: SamplingParams, offset: float) -> 
     logits = torch.cat([LOGITS[:-2] + offset, torch.tensor([0.0, float("-inf")])])
     counts = history(params)
     counts.extend((1, 2, VOCAB - 2, VOCAB - 1))
-    token, logprobs = choose(logits, params, 3, counts)
+    token, logprobs = chosen(logits, params, 3, counts)
     assert 0 <= token < VOCAB - 1
     assert logprobs is None or all(math.isfinite(value) for _, value in logprobs.top)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.lists(extremes, min_size=2, max_size=5), st.integers(0, 2**16))
+def test_company_changes_no_choice(asked: list[SamplingParams], seed: int) -> None:
+    logits = torch.randn(len(asked), VOCAB, generator=torch.Generator().manual_seed(seed))
+    logits[0, 3] = torch.nan
+    wanted = [Wanted(params, position, history(params, [1, 2])) for position, params in enumerate(asked)]
+    spoilt, *others = choose(logits, wanted)
+    assert isinstance(spoilt, ModelError)
+    assert others == [chosen(row, *each) for row, each in zip(logits[1:], wanted[1:], strict=True)]
 
 
 def test_no_token_left_is_an_error_that_can_be_told() -> None:

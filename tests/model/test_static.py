@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -17,8 +19,13 @@ TREE = [Row(1, i, NO_PARENT if i == 0 else 0, 20 + i, 5 + (i > 0), 40 + i, () if
 
 
 @pytest.fixture(scope="module")
-def span(tmp_path_factory: pytest.TempPathFactory) -> SpanModel:
-    return SpanModel.load(tiny_model(tmp_path_factory.mktemp("llama")), (0, 4), dtype=torch.float32)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def span(folder: Path) -> SpanModel:
+    return SpanModel.load(folder, (0, 4), dtype=torch.float32)
 
 
 def opened(executor: SpanExecutor) -> SpanExecutor:
@@ -58,6 +65,18 @@ def test_it_may_be_stopped_between_its_parts(span: SpanModel) -> None:
     assert asked == [0, 3]
     assert executor.execute(batch(2), None, goes_on=lambda layer: layer == 0) is None
     assert executor.execute(batch(2), None) is not None
+
+
+@pytest.mark.parametrize("execution", [None, Execution("dense", (2,))], ids=["layers", "programs"])
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_it_is_asked_before_the_last_layer_at_the_latest(
+    folder: Path, layers: int, execution: Execution | None
+) -> None:
+    """However few there are: else nobody is told before the end that the end is near."""
+    executor = opened(SpanExecutor(SpanModel.load(folder, (0, layers), dtype=torch.float32), 64, execution))
+    asked: list[int] = []
+    executor.execute(batch(2), None, goes_on=lambda layer: asked.append(layer) is None)
+    assert asked[-1] == layers - 1
 
 
 def test_progress_is_told_of_every_program(span: SpanModel) -> None:

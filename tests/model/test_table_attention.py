@@ -12,7 +12,7 @@ from pipedec.model.attention import Attention
 from pipedec.model.context import Context
 from pipedec.model.kv_pool import KVPool
 from pipedec.model.sdpa_attention import SdpaAttention
-from pipedec.model.table import MIN_PIECE, Column, TableMaker, needed
+from pipedec.model.table import MIN_PIECE, Column, Layout, TableMaker, needed, room
 from pipedec.model.table_attention import Bound, Compute, DenseCompute, TableAttention
 from pipedec.model.triton_attention import TritonCompute
 
@@ -202,6 +202,26 @@ def test_equal_tables_give_equal_bits() -> None:
     first, _ = both(compute, contexts, heads, torch.bfloat16)
     again, _ = both(compute, contexts, heads, torch.bfloat16)
     assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("others", [0, 11, 15, 31])
+@pytest.mark.parametrize("length", [300, 8192, 32768])
+def test_a_long_context_is_cut_whatever_is_beside_it(length: int, others: int) -> None:
+    """No program reads much more than its share of all that 16 read together."""
+    spread, lengths, start = 16, [length] + [256] * others, 0
+    contexts = []
+    for row, count in enumerate(lengths):
+        slots, own = np.arange(start, start + count), np.array([start + count])
+        one = np.array([count])
+        contexts.append(Context(row, np.array([row]), one, own, slots, one, own, np.ones((1, 1), np.bool_)))
+        start += count + 1
+    rows = len(lengths)
+    layout = Layout(rows, spread, spread, room(rows, spread), *needed(contexts))
+    table = TableMaker(start, start - 1).make(layout, contexts, np.arange(rows), None)
+    begin, end = table[layout.items_at : layout.keys_at].reshape(layout.items, -1)[:, :2].T
+    share = max(MIN_PIECE, start / spread)
+    assert (end - begin).max() <= 1.7 * share
+    assert (end - begin).sum() == start
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -13,6 +13,7 @@ from benchmarks.simulation import Simulation, Timing
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.policy import PolicyName, make_policy
+from pipedec.wire.messages import Decision, Verdict
 from tests.symbolic import VOCABULARY, SymbolicDraft, SymbolicStage, continuation
 
 POLICIES: tuple[PolicyName, ...] = ("none", "static-tree", "pipedec", "adaptive")
@@ -140,6 +141,31 @@ def test_a_useless_draft_is_never_slower_than_plain_pipeline_parallelism() -> No
         times[policy] = simulation.run({0: GenerationRequest(prompt, tokens)})[0].times[-1]
     assert times["pipedec"] <= times["none"] * 1.001
     assert times["adaptive"] <= times["none"] * 1.001
+
+
+def test_a_cursor_gets_its_slot_though_the_youngest_has_none_to_give() -> None:
+    """A draft that hangs holds three requests at their trees: one of a single token, which has no slot at all."""
+    scheduler = Scheduler(Limits(1, max_sequences=4), make_policy("static-tree", width=4, children=3, depth=2))
+    scheduler.start_epoch(1, 24)
+
+    def step() -> int:
+        batch = scheduler.compose()
+        assert batch is not None
+        scheduler.on_started(batch.step)
+        decided = {row.request: Decision(row.request, (7,)) for row in batch.rows}
+        return len(scheduler.on_verdict(Verdict(1, batch.step, tuple(decided.values()))))
+
+    scheduler.submit(0, GenerationRequest(tuple(range(1, 10)), 15))
+    first = scheduler.waiting.next()
+    assert first is not None
+    first.suspicion.forswear()  # it is not predictable, and takes a slot with every token
+    step()
+    scheduler.submit(1, GenerationRequest((3, 4, 5), 4))
+    step()
+    assert scheduler.compose_draft() is not None
+    scheduler.submit(2, GenerationRequest((5,), 4))
+    assert sum(step() for _ in range(13)) == 13
+    assert 0 not in {sequence.key for sequence in scheduler.running.values()}
 
 
 def test_who_is_paused_holds_nothing_and_goes_on_exactly() -> None:

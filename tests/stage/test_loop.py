@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pipedec.wire.messages import (
     Close,
     Commit,
     Decision,
+    Formation,
     Heartbeat,
     Register,
     Row,
@@ -31,7 +33,7 @@ from pipedec.wire.messages import (
     Verdict,
 )
 from pipedec.wire.sockets import INSECURE, Bind, DataSender, Transport, batch_receiver
-from stage_service.loop import StageLoop
+from stage_service.loop import StageLoop, want_at
 from stage_service.worker import StageResult
 from tests.head import TestHead
 from tests.logs import logged
@@ -169,6 +171,39 @@ def test_the_first_stage_says_when_it_begins_and_all_say_how_far_they_are(pipeli
         assert beat.epoch == epoch
     assert isinstance(beat, Heartbeat)
     assert [rows for rows, seconds in beat.seconds if seconds > 0] == [2]
+
+
+def test_what_came_during_a_step_is_obeyed_when_it_ends(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only when something else comes, as the next beat of a second later."""
+    monkeypatch.setattr("stage_service.session.BEAT_SECONDS", 2 * DEADLINE)
+    head, stage = pipeline.head, pipeline.stages[0]
+    epoch = head.form()
+    step = stage.worker.step
+
+    def long(batch: Batch, activation: Activation | None, progress: Callable[[float], None]) -> StageResult:
+        began.set()
+        while not stage.loop._heard or not isinstance(stage.loop._heard[-1], Formation):
+            progress(0.1)
+        while stage.loop._session.timeout(time.monotonic()) < DEADLINE:
+            progress(0.1)
+        heard.set()
+        return step(batch, activation, progress)
+
+    began, heard = threading.Event(), threading.Event()
+    monkeypatch.setattr(stage.worker, "step", long)
+    head.send(batch(epoch, 0))
+    assert began.wait(DEADLINE)
+    head.obey(head.members.abandon("another stage is lost", time.monotonic()))
+    until(lambda: head.turn() or heard.is_set())
+    until(lambda: stage.worker.events[-1] == ("reset", epoch + 1, 64))  # while the head says nothing more
+
+
+@pytest.mark.parametrize("layers", range(1, 7))
+def test_the_next_batch_is_asked_for_before_a_step_is_over(layers: int) -> None:
+    """Progress is told before each layer, of which there may be few."""
+    asks = [layer for layer in range(layers) if layer / layers >= want_at(layers)]
+    assert asks
+    assert asks[0] >= 0.75 * layers - 1
 
 
 def test_an_only_stage_lets_its_verdict_ask_for_the_next_batch() -> None:

@@ -34,3 +34,26 @@ def test_one_request_fails_and_the_other_goes_on() -> None:
     assert told[0].failure == "the logits are nan: the model overflows in this dtype"
     after = [Row(1, 2, 1, 3, 2, 3, (0, 2)), Row(2, 1, 0, 4, 1, 4, (1,))]
     assert verify(verifier, 1, after, [3.0, 6.0]) == (Decision(2, (6,)),), "nothing follows a failure"
+
+
+def test_logits_of_all_rows_at_once_decide_the_same() -> None:
+    """A chain of three that all match, a sibling that does not, and a request of which nothing is decided."""
+    rows = [
+        *(Row(1, 0, NO_PARENT, 5, 0, 0, ()), Row(1, 1, 0, 3, 1, 1, (0,)), Row(1, 2, 0, 4, 1, 2, (0,))),
+        *(Row(1, 3, 1, 6, 2, 3, (1, 0)), Row(2, 7, 6, 1, 9, 4, ())),
+    ]
+    opened = [Open(request, SamplingParams(), 1) for request in (1, 2)]
+    asked: list[int] = []
+
+    def counting(hidden: torch.Tensor) -> torch.Tensor:
+        asked.append(len(hidden))
+        return head(hidden)
+
+    told = []
+    for together in (0, 4, 5):
+        verifier = Verifier(VOCABULARY, together=together)
+        batch = Batch(1, 0, tuple(opened), Rows.of(rows))
+        hidden = torch.tensor([3.0, 6.0, 2.0, 7.0, 1.0])[:, None]
+        told.append(verifier.verify(batch, hidden, {row: row for row in range(5)}, counting))
+    assert told == [(Decision(1, (3, 6, 7)),)] * 3
+    assert asked == [1, 1, 1, 1, 1, 1, 5]
