@@ -81,7 +81,7 @@ class PrefixCache:
             each.holders -= 1
             self.num_idle += 0 if each.holders else len(each.slots)
 
-    def add(self, before: Run, tokens: Sequence[int], slots: Sequence[int], drafted: int) -> Run:
+    def add(self, before: Run, tokens: Sequence[int], slots: Sequence[int], drafted: int = 0) -> Run:
         """Take over slots, of one or more tokens that follow on `before`, where `find` found no more of them."""
         assert len(tokens) == len(slots) > 0
         assert tokens[0] not in before.after

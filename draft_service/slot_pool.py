@@ -14,18 +14,14 @@ _EVICTED = 64  # of so many slots one is given up at once, or more: looking for 
 @dataclass(slots=True)
 class Holding:
     """Where the K and V of a request's certain tokens lie, or will, but for the cursor's. Slots that are `shared` are
-    the cache's, held up to `last`; the draft model is known to have computed the first `drafted` of them."""
+    the cache's, held up to `last`; the draft model is known to have computed the first `drafted` of them. Further slots of
+    its own should lie from `start` on, near the others."""
 
     slots: list[int]
     shared: bytearray
     last: Run
     drafted: int
-
-    @property
-    def start(self) -> int:
-        """The first of its own slots, near which others of its own should be; 0 while it has none."""
-        own = self.shared.find(0)
-        return 0 if own < 0 else self.slots[own]
+    start: int
 
     def append(self, slot: int) -> None:
         """The next token's, the request's own."""
@@ -84,8 +80,10 @@ class SlotPool:
             self._cache.let_go(found.last)
             return None
         self._make_room(missing)
+        slots = [*found.slots, *self._allocator.allocate(missing)]
         shared = bytearray(b"\1" * len(found.slots) + bytes(missing))
-        return Holding([*found.slots, *self._allocator.allocate(missing)], shared, found.last, found.drafted)
+        start = 0 if not slots else slots[len(found.slots)] if missing else slots[-1]
+        return Holding(slots, shared, found.last, found.drafted, start)
 
     def adopt(self, holding: Holding, tokens: Sequence[int], start: int) -> range:
         """The tokens, none before `start`, that have become known since, and whose slots are now the known ones."""
@@ -109,11 +107,12 @@ class SlotPool:
         first = holding.shared.find(0)
         if not self._caching or first != known or any(holding.shared[known:]):
             return
-        run = self._cache.add(found.last, tokens[known:], holding.slots[known:], max(0, drafted - known))
+        run = self._cache.add(found.last, tokens[known:], holding.slots[known:])
         self._cache.hold(run)
         self._cache.let_go(holding.last)
-        holding.last, holding.drafted = run, drafted
+        holding.last = run
         holding.shared[known:] = b"\1" * (len(tokens) - known)
+        self.note_drafted(holding, drafted)
 
     def note_drafted(self, holding: Holding, count: int) -> None:
         """The draft model has computed the first `count` tokens."""
