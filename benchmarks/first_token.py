@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import openai
+from openai.types.chat import ChatCompletionMessageParam
 from rich.console import Console
 from rich.table import Table
 
@@ -53,14 +54,14 @@ def resource(stages: int, prefix_cache: bool) -> dict[str, object]:
 
 def converse(client: openai.OpenAI, model: str, turns: int, max_tokens: int) -> list[Turn]:
     """Ask turn after turn; each prompt holds all that was said before."""
-    said: list[dict[str, str]] = [{"role": "system", "content": INSTRUCTIONS}]
+    said: list[ChatCompletionMessageParam] = [{"role": "system", "content": INSTRUCTIONS}]
     told = []
     for number in range(turns):
         said.append({"role": "user", "content": QUESTION.format(number=number)})
         begin, first, text, usage = time.perf_counter(), 0.0, "", None
         stream = client.chat.completions.create(
             model=model,
-            messages=said,  # type: ignore[arg-type]
+            messages=said,
             max_tokens=max_tokens,
             temperature=0,
             stream=True,

@@ -14,8 +14,8 @@ _EVICTED = 64  # of so many slots one is given up at once, or more: looking for 
 @dataclass(slots=True)
 class Holding:
     """Where the K and V of a request's certain tokens lie, or will, but for the cursor's. Slots that are `shared` are
-    the cache's, held up to `last`; the draft model is known to have computed the first `drafted` of them. Further slots of
-    its own should lie from `start` on, near the others."""
+    the cache's, held up to `last`; the draft model is known to have computed the first `drafted`. Further slots should
+    lie from `start` on, near the others."""
 
     slots: list[int]
     shared: bytearray
