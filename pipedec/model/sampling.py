@@ -80,13 +80,18 @@ def choose(logits: torch.Tensor, wanted: Sequence[Wanted]) -> list[Choice]:
     numbers, or no token that is left to choose. A GPU is waited for once, for all rows."""
     best = logits.max(-1)  # the first of equals
     tops, values, tokens = (part.double() for part in (best.values, best.values, best.indices))
+    drawn: list[tuple[int, torch.Tensor, int]] = []
     for row, (params, position, history) in enumerate(wanted):
         unprocessed = logits[row]
         scores = _penalised(unprocessed, params, history)
         if not params.greedy:
-            scores = _perturbed(truncate(scores / params.temperature, params), params.seed, position)
-        if scores is not unprocessed:
+            drawn.append((row, truncate(scores / params.temperature, params), state_of(params.seed, position)))
+        elif scores is not unprocessed:
             values[row], tokens[row] = scores.max(0)
+    if drawn:
+        rows, of_rows, states = zip(*drawn, strict=True)
+        index = torch.tensor(rows, device=logits.device)
+        values[index], tokens[index] = _draw(torch.stack(of_rows), states)
     looked_at = torch.stack([tops, values, tokens], 1).tolist()
     return [_choice(logits[row], each.params, *looked_at[row]) for row, each in enumerate(wanted)]
 
@@ -116,12 +121,16 @@ def truncate(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     return scores
 
 
-def uniform(seed: int, position: int, tokens: torch.Tensor) -> torch.Tensor:
+def state_of(seed: int, position: int) -> int:
+    """What `uniform` hashes with tokens."""
+    return _mix(_mix(seed) + position * _GOLDEN)
+
+
+def uniform(state: int, tokens: torch.Tensor) -> torch.Tensor:
     """Numbers in (0, 1), float64, each a hash of (seed, position, token id); the same on every device.
 
     52 of the hash's bits are used: with 53, the largest would round to 1.
     """
-    state = _mix(_mix(seed) + position * _GOLDEN)
     bits = _shifted(_mix_tensor(tokens * _signed(_GOLDEN) + _signed(state)), 12)
     return (bits.double() + 0.5) * 2.0**-52
 
@@ -144,15 +153,24 @@ def _penalised(logits: torch.Tensor, params: SamplingParams, history: History) -
     return scores
 
 
-def _perturbed(scores: torch.Tensor, seed: int, position: int) -> torch.Tensor:
-    """Scores [V] with Gumbel noise, float64. A CPU makes noise for the possible tokens only; a GPU would have to be
-    waited for to know them."""
-    tokens = torch.arange(len(scores), device=scores.device)
-    if not scores.is_cuda:
-        tokens = tokens[scores > float("-inf")]
-    gumbel = -torch.log(-torch.log(uniform(seed, position, tokens)))
-    perturbed = torch.full_like(scores, float("-inf"), dtype=torch.float64)
-    return perturbed.index_copy_(0, tokens, scores[tokens].double() + gumbel)
+def _draw(scores: torch.Tensor, states: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best score [rows] with Gumbel noise, float64, and its token, likewise."""
+    if scores.is_cuda:
+        from pipedec.model.triton_draw import draw  # Triton is not installed where it is of no use
+
+        hashed = torch.tensor([_signed(state) for state in states], device=scores.device)
+        values, tokens = draw(scores, hashed)
+        return values, tokens.double()
+    best = [perturbed(row, state).max(0) for row, state in zip(scores, states, strict=True)]
+    return torch.stack([each.values for each in best]), torch.stack([each.indices for each in best]).double()
+
+
+def perturbed(scores: torch.Tensor, state: int) -> torch.Tensor:
+    """Scores [V] with Gumbel noise, float64, which is made for the possible tokens only."""
+    tokens = torch.arange(len(scores), device=scores.device)[scores > float("-inf")]
+    gumbel = -torch.log(-torch.log(uniform(state, tokens)))
+    noisy = torch.full_like(scores, float("-inf"), dtype=torch.float64)
+    return noisy.index_copy_(0, tokens, scores[tokens].double() + gumbel)
 
 
 def _logprobs(logits: torch.Tensor, token: int, count: int) -> TokenLogprobs:

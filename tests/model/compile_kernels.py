@@ -14,7 +14,7 @@ from triton import compile as compile_for
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipedec.model import skinny_product, triton_attention, triton_likeliest, triton_store
+from pipedec.model import skinny_product, triton_attention, triton_draw, triton_likeliest, triton_store
 
 NUMBERS = dict.fromkeys(
     ("query_row_stride", "query_head_stride", "head_stride", "slot_stride", "rows_stride", "items_at", "window"), "i32"
@@ -83,6 +83,8 @@ def main(capability: int, shared: int, dtype: str) -> None:
         of_piece, of_row = triton_likeliest.sizes(32, children)  # of 128,256 tokens
         report(capability, dtype, triton_likeliest._look_at_piece, seen, of_piece)
         report(capability, dtype, triton_likeliest._join_row, ranked, of_row)
+    drawn = {"scores": "*fp32", "states": "*i64", "values": "*fp64", "tokens": "*i64", "vocabulary": "i32"}
+    report(capability, dtype, triton_draw._draw_of_piece, drawn, {"PIECE": triton_draw.PIECE, "num_warps": 4})
 
 
 if __name__ == "__main__":

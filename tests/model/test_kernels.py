@@ -18,7 +18,7 @@ from pipedec.model import triton_device
 
 GPUS = {"A100": (80, 163, "bf16"), "L4": (89, 99, "fp16"), "H100": (90, 227, "bf16")}  # KiB of shared memory
 
-KERNELS = {"_attend_piece", "_join_pieces", "_store_row", "_product", "_look_at_piece", "_join_row"}
+KERNELS = {"_attend_piece", "_join_pieces", "_store_row", "_product", "_look_at_piece", "_join_row", "_draw_of_piece"}
 
 
 @pytest.mark.parametrize("gpu", GPUS)

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from pipedec.errors import ModelError, ProtocolError
-from pipedec.model.sampling import Chosen, History, Wanted, choose, truncate, uniform
+from pipedec.model.sampling import Chosen, History, Wanted, choose, state_of, truncate, uniform
 from pipedec.sampling_params import SamplingParams
 
 VOCAB = 12
@@ -148,11 +148,11 @@ def test_noise_is_splitmix64_of_seed_position_and_token() -> None:
     state = splitmix64(splitmix64(seed) + position * 0x9E3779B97F4A7C15)
     for token in (0, 1, 49151, 2**31 - 1):
         bits = splitmix64(state + token * 0x9E3779B97F4A7C15) >> 12
-        assert float(uniform(seed, position, torch.tensor([token]))) == (bits + 0.5) * 2.0**-52
+        assert float(uniform(state_of(seed, position), torch.tensor([token]))) == (bits + 0.5) * 2.0**-52
 
 
 def test_noise_stays_inside_the_open_interval() -> None:
-    values = uniform(0, 0, torch.arange(200_000))
+    values = uniform(state_of(0, 0), torch.arange(200_000))
     assert 0.0 < float(values.min()) < 1e-4
     assert 1.0 - 1e-4 < float(values.max()) < 1.0
     assert abs(float(values.mean()) - 0.5) < 0.002
