@@ -150,7 +150,7 @@ class Sequence:
             end = self.target.committed
         while start < end:
             computed, given = channel.computed[start], start < self.num_given
-            limit = self.num_given if given else end
+            limit = min(end, self.num_given) if given else end
             if not computed:
                 limit = min(limit, start + budget.prefill)
             elif given:
@@ -228,3 +228,4 @@ class Sequence:
         for channel in (self.target, self.draft):
             assert len(channel.computed) == len(self.tokens) - 1
             assert channel.committed <= len(self.tokens)
+        assert self.draft.committed <= self.target.committed or self.target.committed >= self.num_given
