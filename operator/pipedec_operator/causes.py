@@ -117,10 +117,17 @@ def is_ready(pod: Object) -> bool:
     )
 
 
+def ended(pod: Object) -> bool:
+    """Whether its containers have ended for good. One that was evicted is kept for people to look at, maybe for ever,
+    beside the one in its place; it holds no device."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+
 def newest(pods: Iterable[Object]) -> Object | None:
-    """The pod that counts: one that stays before one that goes, then the youngest."""
-    return max(
-        pods,
-        key=lambda pod: ("deletionTimestamp" not in pod["metadata"], pod["metadata"].get("creationTimestamp", "")),
-        default=None,
-    )
+    """The pod that counts: one that stays before one that goes, that before one that has ended, then the youngest."""
+    return max(pods, key=_counts, default=None)
+
+
+def _counts(pod: Object) -> tuple[bool, bool, str]:
+    metadata = pod["metadata"]
+    return not ended(pod), "deletionTimestamp" not in metadata, metadata.get("creationTimestamp", "")

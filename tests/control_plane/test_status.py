@@ -294,6 +294,17 @@ def test_suspended() -> None:
     assert "Resumed" in [each.reason for each in transitions(result, Scene().status())]
 
 
+def test_a_pod_that_was_evicted_does_not_hold_up_a_suspension_nor_hide_the_one_that_ends() -> None:
+    scene = Scene(suspend=True)
+    evicted, going = (pod_of(scene.desired[STAGE]) for _ in range(2))
+    evicted["status"] |= {"phase": "Failed", "reason": "Evicted"}
+    going["metadata"] |= {"name": "going", "deletionTimestamp": LATER}
+    scene.pods = {"evicted": evicted, "going": going}
+    assert of(scene.status(), "Suspended") == ("False", "SuspendInProgress")
+    del scene.pods["going"]
+    assert of(scene.status(), "Suspended") == ("True", "SuspendComplete")
+
+
 def test_an_invalid_spec_resumes_nothing() -> None:
     scene = Scene(suspend=True)
     scene.raw["status"] = before = scene.status()
