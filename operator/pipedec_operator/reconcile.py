@@ -101,11 +101,11 @@ class Reconciler:
         try:
             desired = self._desired(resource, raw, setting)
         except keyring.NotOursError as error:  # no keys can be had now; what runs has its own
-            found = components(observed, observed, pods, reports=self._reports)
+            found = components(self._without_keys(resource, raw, observed), observed, pods, reports=self._reports)
             seen = Observation(raw, resource, found, self._clock(), obstacles=(str(error),))
             return Outcome(self._report(seen), again=True, pods=pods)
         except ClusterError as error:
-            found = components(observed, observed, pods, reports=self._reports)
+            found = components(self._without_keys(resource, raw, observed), observed, pods, reports=self._reports)
             seen = Observation(raw, resource, found, self._clock())
             if error.passing:
                 self._report_fault(error, seen)
@@ -142,13 +142,20 @@ class Reconciler:
     def _desired(self, resource: PipeDecDeployment, raw: Object, setting: Setting) -> list[Object]:
         """All children. Raises `NotOursError` while there can be no keys, and the `ClusterError` that keeps them from
         being had, named after the Secret."""
-        owned_by = Owner(raw["metadata"]["namespace"], raw["metadata"]["uid"])
+        owned_by = _owner_of(raw)
         fresh = manifests.keys_secret(resource, owned_by, setting, keyring.new_keys())
         try:
             secret = keyring.ensure(self._cluster, fresh)
         except ClusterError as error:
             raise _named(error, fresh) from error
         return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret))
+
+    def _without_keys(self, resource: PipeDecDeployment, raw: Object, observed: list[Object]) -> list[Object]:
+        """What to tell the state of while there can be no keys: the children that there are; of a new resource, those
+        that it asks for."""
+        if any(child["kind"] == names.WORKLOAD.kind for child in observed):
+            return observed
+        return manifests.children(resource, _owner_of(raw), self._setting, "")
 
     def _execute(
         self, actions: Sequence[Action], live: dict[tuple[str, str], Object], uid: str
@@ -272,6 +279,10 @@ class Reconciler:
                 raise
             # Events are a help, and no reason to leave the status unwritten.
             _log.warning("an event was refused in namespace %s: %s", metadata["namespace"], error)
+
+
+def _owner_of(raw: Object) -> Owner:
+    return Owner(raw["metadata"]["namespace"], raw["metadata"]["uid"])
 
 
 def _named(error: ClusterError, child: Object) -> ClusterError:

@@ -192,8 +192,6 @@ def _progressing(seen: Observation) -> Verdict:
         return FALSE, "Suspended", "spec.suspend is true"
     if overdue := [each.name for each in seen.components if each.overdue]:
         return FALSE, "ProgressDeadlineExceeded", f"not ready in time: {', '.join(overdue)}"
-    if not seen.components and seen.resource is not None and seen.resource.spec.replicas:
-        return TRUE, "Creating", "children are being made"
     if all(each.ready for each in seen.components):
         return FALSE, "AllGroupsReady", "every pipeline is as asked"
     if any(each.workload is None for each in seen.components):

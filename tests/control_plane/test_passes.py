@@ -204,6 +204,7 @@ def test_a_refusal_is_told_once_though_in_other_words_every_time(kind: Kind) -> 
     assert store.ready()["reason"] == "FailedCreate"
     assert store.ready()["message"].startswith(f"{kind.kind} lion")
     assert condition(store.objects[names.KIND, "lion"]["status"], "Progressing")["status"] == "True"
+    assert store.objects[names.KIND, "lion"]["status"]["readyStages"] == "0/2"  # else none would be missed
     reconciler.reconcile("lab", "lion")  # what could be made is there by now
     first = deepcopy(store.objects)
     assert reconciler.reconcile("lab", "lion").again
