@@ -15,7 +15,7 @@ def _condition(kind: str) -> str:
 
 
 _WANTED = EACH.sum(EACH.of("pipedec_deployment_stages", 'state="wanted"'), operator="max")
-_UNLESS_ASLEEP = f"\nunless ({_condition('Suspended')} == 1 or {_WANTED} == 0)"
+_UNLESS_ASLEEP = f"\nunless {_WANTED} == 0"
 
 ALERTS = (
     Alert(

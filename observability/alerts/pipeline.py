@@ -16,6 +16,9 @@ _WAITING, _RUNNING = (
 )
 _LOADED = f"({LATELY.sum('min_over_time(pipedec_num_requests_running[5m])')} > 0)"
 _DRAFTS = f"{LATELY.rate('pipedec_head_draft_rows_total')} > 0"  # what the text alone predicts is seldom half of it
+_ENDPOINT = 'up{job="pipedec", container="draft"}'
+# While a pod loads it does not answer yet; that one never does is for PipeDecDeploymentUnavailable to say.
+_ANSWERED = f"max_over_time({_ENDPOINT}[1d]) == 1"
 _STAGES = LATELY.sum("pipedec_head_stages", operator="max")
 _MEAN_STEP = LATELY.sum("pipedec_head_stage_step_seconds", operator="avg")
 
@@ -24,7 +27,7 @@ SERVICE = (
         "PipeDecEndpointDown",
         "critical",
         "1m",
-        'up{job="pipedec", container="draft"} == 0',
+        f"{_ENDPOINT} == 0\nand on (namespace, pod) {_ANSWERED}",
         f"The endpoint of {WHO} does not answer",
         f"Prometheus has not reached the draft pod {label('pod')} for a minute. Clients get no answer.",
     ),

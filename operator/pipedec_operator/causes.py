@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from pipedec_operator.names import Object
@@ -20,6 +21,8 @@ FAILURES = MODEL_CAUSES | {UNSCHEDULABLE, IMAGE, CONFIG, CRASHED, OUT_OF_MEMORY,
 _IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"})
 _MAX_MESSAGE = 1000
 _OFTEN = 3  # restarts
+_TEMPLATE = "pod-template-hash"  # the Deployment controller's label: equal while a Deployment asks for the same
+_LATELY = timedelta(hours=6)  # long enough for a pod that fetches a large model before it fills its node
 
 
 class Cause(NamedTuple):
@@ -42,12 +45,34 @@ def cause_of(pod: Object | None, workload: Object | None) -> Cause | None:
     scheduled = condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
         return Cause(UNSCHEDULABLE, f"pod {name} cannot be placed: {scheduled.get('message', 'no node fits')}")
-    if status.get("phase") == "Failed" and not status.get("containerStatuses"):
+    if status.get("phase") == "Failed" and (status.get("reason") or not status.get("containerStatuses")):
         return Cause(EVICTED, f"pod {name}: {status.get('reason', 'Failed')}: {status.get('message', '')}")
     for container in status.get("containerStatuses", ()):
         if found := _container_cause(name, container):
             return found
     return Cause(WAITING, f"pod {name} is {_stage_of_start(status)}")
+
+
+def lost_again(pods: Collection[Object]) -> Cause | None:
+    """Why a place loses its pods, if it lost several like the newest shortly before that one was made. Each is the
+    newest only for a moment."""
+    pod = newest(pods)
+    if pod is None or "deletionTimestamp" in pod["metadata"]:
+        return None
+    lost = [each for each in pods if each is not pod and _preceded(each, pod)]
+    found = [cause for each in sorted(lost, key=_counts) if (cause := cause_of(each, None)) and cause.reason == EVICTED]
+    if len(found) < 2:
+        return None
+    return Cause(EVICTED, f"{found[-1].message} ({len(found)} pods lately)")
+
+
+def _preceded(pod: Object, successor: Object) -> bool:
+    """Whether a pod was lost, and this other one took its place, or that of one between them."""
+    if pod.get("status", {}).get("phase") != "Failed":
+        return False
+    old, new = pod["metadata"], successor["metadata"]
+    made, then = (datetime.fromisoformat(each["creationTimestamp"]) for each in (new, old))
+    return old["labels"].get(_TEMPLATE) == new["labels"].get(_TEMPLATE) and made - then < _LATELY
 
 
 def _without_pod(workload: Object | None) -> Cause:
@@ -117,10 +142,17 @@ def is_ready(pod: Object) -> bool:
     )
 
 
+def ended(pod: Object) -> bool:
+    """Whether its containers have ended for good. One that was evicted is kept for people to look at, maybe for ever,
+    beside the one in its place; it holds no device."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+
 def newest(pods: Iterable[Object]) -> Object | None:
-    """The pod that counts: one that stays before one that goes, then the youngest."""
-    return max(
-        pods,
-        key=lambda pod: ("deletionTimestamp" not in pod["metadata"], pod["metadata"].get("creationTimestamp", "")),
-        default=None,
-    )
+    """The pod that counts: one that stays before one that goes, that before one that has ended, then the youngest."""
+    return max(pods, key=_counts, default=None)
+
+
+def _counts(pod: Object) -> tuple[bool, bool, str]:
+    metadata = pod["metadata"]
+    return not ended(pod), "deletionTimestamp" not in metadata, metadata.get("creationTimestamp", "")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from pipedec.spec.report import PipelineReport
 from pipedec_operator import names
-from pipedec_operator.causes import WAITING, Cause, cause_of, condition, is_ready, newest
+from pipedec_operator.causes import WAITING, Cause, cause_of, condition, is_ready, lost_again, newest
 from pipedec_operator.names import Object
 
 
@@ -26,6 +26,7 @@ class Component:
     pod: Object | None
     restarts: int
     report: PipelineReport | None  # a draft pod's own, of the revision that is wanted
+    losses: Cause | None = None  # why the pods before this one were lost, if that goes on
 
     @property
     def name(self) -> str:
@@ -46,6 +47,8 @@ class Component:
         if self.ready or not self.wanted:
             return None
         if cause := cause_of(self.pod, self.workload):
+            if cause.reason == WAITING and self.losses is not None:
+                return self.losses
             told = cause.reason == WAITING and self.report is not None and self.report.reason
             return Cause(WAITING, f"{cause.message}; it says: {told}") if told else cause
         how = (
@@ -139,6 +142,7 @@ def _component(
         pod=pod,
         restarts=sum(status.get("restartCount", 0) for status in statuses),
         report=reports.get(pod["metadata"].get("uid", "")) if pod is not None and current else None,
+        losses=lost_again(pods),
     )
 
 

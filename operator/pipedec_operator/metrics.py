@@ -69,7 +69,9 @@ class OperatorMetrics:
                 found = conditions.get(kind, {}).get("status") == state
                 self._condition.labels(namespace, name, kind, state).set(found)
         stages = status.get("stages", ())
-        self._stages.labels(namespace, name, "wanted").set(len(stages))
+        # None from the moment that it is to be suspended: the alerts are not to miss what ends its last requests.
+        suspended = resource.get("spec", {}).get("suspend") is True
+        self._stages.labels(namespace, name, "wanted").set(0 if suspended else len(stages))
         self._stages.labels(namespace, name, "ready").set(sum(row["ready"] for row in stages))
         self._restarts.labels(namespace, name).set(status.get("restarts", 0))
 

@@ -25,6 +25,7 @@ from pipedec_operator.manifests import Owner, Setting
 from pipedec_operator.names import Kind, Object
 from pipedec_operator.plan import Action, Apply, describe, key, owner, plan, satisfied, terminating
 from pipedec_operator.projection import digest
+from pipedec_operator.refusals import Refusals
 from pipedec_operator.rollout import in_turn
 from pipedec_operator.status import Observation, status
 from pipedec_operator.transitions import Transition, transitions
@@ -70,6 +71,7 @@ class Reconciler:
         self._cluster, self._setting, self._reports, self._clock = cluster, setting, reports, clock
         self._rewritten: dict[str, str] = {}
         self._contests = Contests()
+        self._refusals = Refusals()
 
     def look_again(self) -> bool:
         """Takes up optional kinds that the cluster has got since, and lets go of those it has lost. Whether there are
@@ -99,13 +101,17 @@ class Reconciler:
         try:
             desired = self._desired(resource, raw, setting)
         except keyring.NotOursError as error:  # no keys can be had now; what runs has its own
-            found = components(observed, observed, pods, reports=self._reports)
+            found = components(self._without_keys(resource, raw, observed), observed, pods, reports=self._reports)
             seen = Observation(raw, resource, found, self._clock(), obstacles=(str(error),))
             return Outcome(self._report(seen), again=True, pods=pods)
         except ClusterError as error:
-            found = components(observed, observed, pods, reports=self._reports)
-            self._report_fault(error, Observation(raw, resource, found, self._clock()))
-            raise
+            found = components(self._without_keys(resource, raw, observed), observed, pods, reports=self._reports)
+            seen = Observation(raw, resource, found, self._clock())
+            if error.passing:
+                self._report_fault(error, seen)
+                raise
+            _log.warning("refused in namespace %s: %s", namespace, error.message)
+            return Outcome(self._report(replace(seen, refused=self._told(raw, [error.message]))), again=True, pods=pods)
         planned = plan(desired, observed, raw["metadata"]["uid"])
         live = {key(child): child for child in observed}
         # Before turns are given: an action that changes nothing would hold its turn for ever.
@@ -116,7 +122,8 @@ class Reconciler:
         refused, fault = self._execute(turns.now, live, raw["metadata"]["uid"])
         obstacles = (*planned.obstacles, *(_contest(each) for each in contested))
         found = components(desired, live.values(), pods, turns.waiting, self._reports)
-        seen = Observation(raw, resource, found, self._clock(), refused="; ".join(refused), obstacles=obstacles)
+        told = self._told(raw, refused)
+        seen = Observation(raw, resource, found, self._clock(), refused=told, obstacles=obstacles)
         if fault is not None:
             self._report_fault(fault, seen)
             raise fault
@@ -133,11 +140,22 @@ class Reconciler:
             raise
 
     def _desired(self, resource: PipeDecDeployment, raw: Object, setting: Setting) -> list[Object]:
-        """All children. Raises `NotOursError` while there can be no keys."""
-        owned_by = Owner(raw["metadata"]["namespace"], raw["metadata"]["uid"])
+        """All children. Raises `NotOursError` while there can be no keys, and the `ClusterError` that keeps them from
+        being had, named after the Secret."""
+        owned_by = _owner_of(raw)
         fresh = manifests.keys_secret(resource, owned_by, setting, keyring.new_keys())
-        secret = keyring.ensure(self._cluster, fresh)
+        try:
+            secret = keyring.ensure(self._cluster, fresh)
+        except ClusterError as error:
+            raise _named(error, fresh) from error
         return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret))
+
+    def _without_keys(self, resource: PipeDecDeployment, raw: Object, observed: list[Object]) -> list[Object]:
+        """What to tell the state of while there can be no keys: the children that there are; of a new resource, those
+        that it asks for."""
+        if any(child["kind"] == names.WORKLOAD.kind for child in observed):
+            return observed
+        return manifests.children(resource, _owner_of(raw), self._setting, "")
 
     def _execute(
         self, actions: Sequence[Action], live: dict[tuple[str, str], Object], uid: str
@@ -162,15 +180,19 @@ class Reconciler:
                     if not action.fresh:
                         self._contests.note(live[identity]["metadata"]["uid"], digest(action.child), self._clock())
             except ClusterError as error:
-                told = f"{describe(action.child)}: {error.message}"
-                if error.passing:
-                    return refused, ClusterError(error.code, error.reason, told, error.retry_after)
-                refused.append(told)
+                named = _named(error, action.child)
+                if named.passing:
+                    return refused, named
+                refused.append(named.message)
                 unguarded |= kind == names.NETWORK_POLICY
-                _log.warning("%s refused in namespace %s: %s", type(action).__name__, _place(action), told)
+                _log.warning("%s refused in namespace %s: %s", type(action).__name__, _place(action), named.message)
             else:
                 _log.info("%s %s in namespace %s", type(action).__name__, describe(action.child), _place(action))
         return refused, None
+
+    def _told(self, raw: Object, refused: Sequence[str]) -> str:
+        metadata = raw["metadata"]
+        return self._refusals.words(metadata["uid"], metadata["generation"], refused, self._clock())
 
     def _apply(self, kind: Kind, action: Apply, uid: str) -> Object:
         child = action.child
@@ -251,8 +273,21 @@ class Reconciler:
         try:
             self._cluster.create(names.EVENT, event)
         except ClusterError as error:
-            if error.code != 409:
+            if error.code == 409:  # told already
+                return
+            if error.passing:
                 raise
+            # Events are a help, and no reason to leave the status unwritten.
+            _log.warning("an event was refused in namespace %s: %s", metadata["namespace"], error)
+
+
+def _owner_of(raw: Object) -> Owner:
+    return Owner(raw["metadata"]["namespace"], raw["metadata"]["uid"])
+
+
+def _named(error: ClusterError, child: Object) -> ClusterError:
+    """The error of a call, with the object that the call was about in its message."""
+    return ClusterError(error.code, error.reason, f"{describe(child)}: {error.message}", error.retry_after)
 
 
 def _contest(action: Action) -> str:

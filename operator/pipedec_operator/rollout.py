@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipedec_operator import names
-from pipedec_operator.causes import is_ready
+from pipedec_operator.causes import ended, is_ready
 from pipedec_operator.names import Object
 from pipedec_operator.plan import Action, Apply, Delete, terminating
 
@@ -45,7 +45,7 @@ def in_turn(actions: Sequence[Action], observed: Iterable[Object], pods: Iterabl
         if child["kind"] == names.WORKLOAD.kind:
             groups.setdefault(_group(child), _Group()).workloads.append(child)
     for pod in pods:
-        if _is_draft(pod) and not _lost(pod, now):
+        if _is_draft(pod) and not ended(pod) and not _lost(pod, now):
             groups.setdefault(_group(pod), _Group()).drafts.append(pod)
     waiting = _waiting(groups)
     draining = {index for index, group in groups.items() if group.draft_goes}

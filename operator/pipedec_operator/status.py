@@ -244,7 +244,7 @@ def _model_ready(seen: Observation) -> Verdict:
 def _suspended(seen: Observation) -> Verdict:
     if not seen.suspended:
         return FALSE, "NotSuspended", "spec.suspend is false"
-    if left := [each.name for each in seen.components if each.pod is not None]:
+    if left := [each.name for each in seen.components if each.pod is not None and not causes.ended(each.pod)]:
         return FALSE, "SuspendInProgress", f"still there: {', '.join(left)}"
     return TRUE, "SuspendComplete", "no pod is left; the address and the keys are kept"
 

@@ -12,6 +12,7 @@ from pipedec.spec import PipeDecDeployment
 from pipedec.spec.crd import VERSION, crd
 
 GPU_RESOURCE = "nvidia.com/gpu"
+APPLY_CRD = "kubectl apply --server-side --force-conflicts -f crds/"  # by force: Helm made it in its own name
 OLDEST = (1, 20)
 CEL_SINCE = (1, 25)
 _ORDINARY = frozenset({"cpu", "memory", "ephemeral-storage"})
@@ -71,7 +72,7 @@ def _server(facts: ClusterFacts) -> Finding:
 
 
 def _definition(facts: ClusterFacts) -> Finding:
-    remedy = "Apply this version's: `kubectl apply --server-side -f crds/`"
+    remedy = f"Apply this version's: `{APPLY_CRD}`"
     if isinstance(facts.crd, Refusal):
         return Finding("skip", "CRD", f"may not be read: {facts.crd.message}")
     if facts.crd is None:
@@ -124,7 +125,7 @@ def _operator(facts: ClusterFacts, version: str) -> Iterator[Finding]:
             remedy = "Look at its pod: `kubectl describe pods` and `kubectl logs` in that namespace"
             yield Finding("fail", "operator", f"{_name(each)} is not ready: {why}", remedy)
         elif theirs != version:
-            remedy = "Upgrade the older: `helm upgrade`, or this program; then apply the CRD of the same version"
+            remedy = f"Upgrade this program, or the operator: first the CRD, `{APPLY_CRD}`, then `helm upgrade`"
             yield Finding("warn", "operator", f"{_name(each)} is {theirs}, this program {version}", remedy)
         else:
             yield Finding("ok", "operator", f"{_name(each)} {theirs} is ready")

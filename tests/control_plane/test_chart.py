@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,11 +23,20 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False)
 
 
-def render(*values: str) -> list[Object]:
+def render(*values: str, release: str = "release", namespace: str = "home", chart: Path = CHART) -> list[Object]:
     settings = [argument for value in values for argument in ("--set", value)]
-    result = helm("template", "release", str(CHART), "--namespace", "home", *settings)
+    result = helm("template", release, str(chart), "--namespace", namespace, *settings)
     assert result.returncode == 0, result.stderr
-    return [each for each in yaml.safe_load_all(result.stdout) if each]
+    return [each for each in yaml.load_all(result.stdout, Strict) if each]
+
+
+class Strict(yaml.SafeLoader):
+    """Refuses a key that is given twice, as the API server does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(set(keys)) == len(keys), keys
+        return super().construct_mapping(node, deep)
 
 
 def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:
@@ -95,6 +106,92 @@ def test_the_rules_are_all_there_and_say_where_to_look() -> None:
     )
     expected = yaml.safe_load((CHART / "rules" / "pipedec.yaml").read_text().replace("docs/runbook.md", url))
     assert found["spec"] == expected
+
+
+@pytest.mark.parametrize("url", ["*wiki", "&x", "{{ x }}", "https://wiki/?a=$1&b=%s"])
+def test_any_address_of_the_runbook_is_taken_as_it_is(url: str) -> None:
+    literal = url.replace("{", r"\{").replace("}", r"\}").replace(" ", "")
+    (found,) = of_kind(
+        render("metrics.prometheusRule.enabled=true", f"metrics.prometheusRule.runbookUrl={literal}"), "PrometheusRule"
+    )
+    urls = [rule["annotations"]["runbook_url"] for group in found["spec"]["groups"] for rule in group["rules"]]
+    assert urls
+    assert all(each.startswith(url.replace(" ", "") + "#pipedec") for each in urls)
+
+
+def test_values_of_a_release_before_the_runbooks_address_do_for_the_rules() -> None:
+    """As `helm upgrade --reuse-values` gives them."""
+    (found,) = of_kind(
+        render("metrics.prometheusRule.enabled=true", "metrics.prometheusRule.runbookUrl=null"), "PrometheusRule"
+    )
+    assert found["spec"] == yaml.safe_load((CHART / "rules" / "pipedec.yaml").read_text())
+
+
+def test_rules_that_cannot_be_read_are_an_error_and_not_no_rules(tmp_path: Path) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "pipedec")
+    (chart / "rules" / "pipedec.yaml").write_text("groups: [*nothing]")
+    result = helm("template", str(chart), "--set", "metrics.prometheusRule.enabled=true")
+    assert result.returncode != 0
+    assert "rules/pipedec.yaml: " in result.stderr
+
+
+def test_it_may_be_a_part_of_another_chart_and_left_out_there(tmp_path: Path) -> None:
+    shutil.copytree(CHART, tmp_path / "charts" / "pipedec")
+    parts = [{"name": "pipedec", "version": "0.1.0", "condition": "pipedec.enabled"}]
+    whole = {"apiVersion": "v2", "name": "whole", "version": "1.0.0", "dependencies": parts}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(whole))
+    assert of_kind(render("pipedec.enabled=true", chart=tmp_path), "Deployment")
+    assert of_kind(render("pipedec.enabled=false", chart=tmp_path), "Deployment") == []
+
+
+EVERYTHING = [f"metrics.{part}.enabled=true" for part in ("podMonitor", "prometheusRule", "dashboards")]
+
+
+@pytest.mark.parametrize(
+    ("release", "namespace", "values"),
+    [
+        ("7", "100", []),
+        ("7", "100", ["watchNamespaces[0]=200"]),
+        ("true", "null", ["fullnameOverride=1e3", "serviceAccount.name=7e2", "priorityClassName=0x1"]),
+    ],
+)
+def test_names_that_look_like_numbers_stay_names(release: str, namespace: str, values: list[str]) -> None:
+    strings = [argument for value in values for argument in ("--set-string", value)]
+    settings = [argument for value in EVERYTHING for argument in ("--set", value)]
+    result = helm("template", release, str(CHART), "--namespace", namespace, *strings, *settings)
+    assert result.returncode == 0, result.stderr
+    objects = [each for each in yaml.load_all(result.stdout, Strict) if each]
+    assert of_kind(objects, "PrometheusRule")
+    for each in objects:
+        metadata = each["metadata"]
+        names = [metadata["name"], metadata.get("namespace", ""), *metadata["labels"].values()]
+        names += [name for subject in each.get("subjects", ()) for name in subject.values()]
+        assert all(isinstance(name, str) for name in names), names
+    (deployment,) = of_kind(objects, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert isinstance(pod["serviceAccountName"], str)
+    assert isinstance(pod.get("priorityClassName", ""), str)
+
+
+@pytest.mark.parametrize("length", [54, 55, 63, 80])
+def test_a_long_name_still_makes_labels(length: int) -> None:
+    for each in render(f"nameOverride={'n' * length}"):
+        assert all(len(value) <= 63 for value in each["metadata"]["labels"].values())
+
+
+def test_the_test_goes_where_the_operator_goes() -> None:
+    values = [
+        "resources.limits.memory=1Gi",
+        "nodeSelector.disk=ssd",
+        "tolerations[0].key=gpu",
+        "affinity.nodeAffinity.x=y",
+    ]
+    objects = render(*values)
+    (deployment,), (pod,) = of_kind(objects, "Deployment"), of_kind(objects, "Pod")
+    operator = deployment["spec"]["template"]["spec"]
+    for part in ("nodeSelector", "tolerations", "affinity"):
+        assert pod["spec"][part] == operator[part]
+    assert pod["spec"]["containers"][0]["resources"] == operator["containers"][0]["resources"]
 
 
 def test_an_alert_can_be_left_out() -> None:
@@ -180,6 +277,12 @@ def test_two_releases_of_one_name_do_not_share_cluster_roles() -> None:
         "image.digest=latest",
         "rbac.create=maybe",
         "metrics.prometheusRule.disabled={Down}",
+        "enabled=maybe",
+        *(
+            rf"{labels}.{label}=x"
+            for labels in ("podLabels", "metrics.podMonitor.labels", "metrics.prometheusRule.labels")
+            for label in (r"app\.kubernetes\.io/part-of", r"pipedec\.dev/deployment")
+        ),
     ],
 )
 def test_a_wrong_value_is_refused(value: str) -> None:

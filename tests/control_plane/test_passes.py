@@ -164,15 +164,15 @@ def test_keys_that_are_about_to_go_take_nothing_else_with_them() -> None:
 
 
 class Failing:
-    """An admission webhook that cannot be reached, in other words every time."""
+    """An admission webhook that cannot be reached, or denies (403), in other words every time."""
 
-    def __init__(self, kind: Kind) -> None:
-        self._kind, self.calls = kind, 0
+    def __init__(self, kind: Kind, code: int = 500) -> None:
+        self._kind, self._code, self.calls = kind, code, 0
 
     def __call__(self, child: Object) -> None:
         if child["kind"] == self._kind.kind:
             self.calls += 1
-            raise ClusterError(500, "InternalError", f"failed calling webhook: port {40000 + self.calls}")
+            raise ClusterError(self._code, "Webhook", f"failed calling webhook: port {40000 + self.calls}")
 
 
 @pytest.mark.parametrize(("kind", "named"), [(names.WORKLOAD, "Deployment lion-0-draft"), (names.SECRET, "webhook")])
@@ -193,6 +193,37 @@ def test_a_fault_that_lasts_is_told_once_and_tried_again(kind: Kind, named: str)
     for _ in range(3):
         step()
     assert store.ready()["status"] == "True"
+
+
+@pytest.mark.parametrize("kind", [names.SECRET, names.SERVICE])
+def test_a_refusal_is_told_once_though_in_other_words_every_time(kind: Kind) -> None:
+    store, now = Store(Failing(kind, 403)), ["2026-01-01T00:00:00Z"]
+    reconciler = Reconciler(store, Setting("stage:1", "draft:1", "9.9.9"), clock=lambda: now[0])
+    store.ask()
+    assert reconciler.reconcile("lab", "lion").again
+    assert store.ready()["reason"] == "FailedCreate"
+    assert store.ready()["message"].startswith(f"{kind.kind} lion")
+    assert condition(store.objects[names.KIND, "lion"]["status"], "Progressing")["status"] == "True"
+    assert store.objects[names.KIND, "lion"]["status"]["readyStages"] == "0/2"  # else none would be missed
+    reconciler.reconcile("lab", "lion")  # what could be made is there by now
+    first = deepcopy(store.objects)
+    assert reconciler.reconcile("lab", "lion").again
+    assert {name for _, name in store.objects} == {name for _, name in first}, "another event"
+    assert store.objects[names.KIND, "lion"] == first[names.KIND, "lion"]  # else each write would wake the next pass
+    now[0] = "2026-01-01T00:06:00Z"
+    reconciler.reconcile("lab", "lion")
+    assert store.ready()["message"] != condition(first[names.KIND, "lion"]["status"], "Ready")["message"]
+    store.admit = lambda child: None
+    for _ in range(3):
+        reconciler.reconcile("lab", "lion")
+    assert store.ready()["status"] == "True"
+
+
+def test_an_operator_that_may_not_tell_events_still_writes_the_status() -> None:
+    store = Store(Failing(names.EVENT, 403))
+    store.ask()
+    operator(store)()
+    assert store.ready()
 
 
 class Mute(Store):

@@ -233,6 +233,17 @@ def test_a_change_that_never_works_stops_at_the_first_pipeline_and_can_be_mended
     assert len(world.serving()) == 2
 
 
+def test_a_draft_pod_that_was_evicted_is_not_waited_for() -> None:
+    """It is kept beside the pod in its place, and stays when that one has gone."""
+    world = settled(Random(0), replicas=1)
+    world.ask(replicas=1, suspend=True)
+    observed, draft = list(world.children.values()), next(filter(is_draft, world.pods.values()))
+    actions = plan(world.desired, observed, OWNER.uid).actions
+    for phase, waits in (("Running", True), ("Failed", False), ("Succeeded", False)):
+        draft["status"]["phase"] = phase
+        assert bool(in_turn(actions, observed, world.pods.values(), NOW).later) is waits
+
+
 def test_a_draft_pod_on_a_lost_node_is_not_waited_for_for_ever() -> None:
     world = settled(Random(0), replicas=1)
     world.ask(replicas=1, images={"stage": "other:1"})

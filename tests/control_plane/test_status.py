@@ -115,6 +115,8 @@ def crashed(message: str, code: int = 1, reason: str = "Error") -> Object:
          "ContainerConfigError", 'secret "hf"'),
         ({"phase": "Failed", "reason": "Evicted", "message": "low on memory", "containerStatuses": []},
          "Evicted", "low on memory"),
+        ({"phase": "Failed", "reason": "Evicted", "message": "low on disk"}
+         | container(terminated={"exitCode": 137, "reason": "Error"}), "Evicted", "low on disk"),
     ],
 )  # fmt: skip
 def test_a_failure_names_the_pod_and_the_cause(state: Object, reason: str, words: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipedec import __version__
 from pipedec.doctor import ClusterFacts, exit_status, judge_cluster
-from pipedec.doctor.cluster import Refusal
+from pipedec.doctor.cluster import APPLY_CRD, Refusal
 from pipedec.doctor.gather.cluster import RIGHTS
 from pipedec.doctor.remedies import REMEDIES
 from pipedec.spec import parse_manifest
@@ -123,7 +124,7 @@ def test_another_versions_crd_is_noticed(change: str, level: str, words: str) ->
     found = told(replace(HEALTHY, crd=other_definition(change)))["CRD"]
     assert found[0] == level
     assert words in found[1]
-    assert "--server-side" in found[2]
+    assert APPLY_CRD in found[2]
 
 
 def test_without_a_crd_or_an_operator_nothing_works() -> None:
@@ -141,7 +142,14 @@ def test_an_operator_that_is_not_ready_or_another_version_is_said() -> None:
     )
     labels = {"app.kubernetes.io/version": "0.0.9"}
     other = {**OPERATOR, "metadata": {**OPERATOR["metadata"], "labels": labels}}
-    assert told(replace(HEALTHY, operators=[other]))["operator"][0] == "warn"
+    level, _, remedy = told(replace(HEALTHY, operators=[other]))["operator"]
+    assert level == "warn"
+    assert remedy.index(APPLY_CRD) < remedy.index("helm upgrade")
+
+
+def test_the_crd_is_applied_as_the_page_on_upgrades_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    assert f"    {APPLY_CRD}\n    helm upgrade " in page
 
 
 def keeping(name: str, *namespaces: str) -> dict[str, Any]:

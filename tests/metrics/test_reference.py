@@ -143,6 +143,20 @@ def test_resources_are_counted_by_phase_and_reason() -> None:
     assert (count("Pending", "StagesNotReady"), count("Ready", "AllComponentsReady")) == (1, 0)
 
 
+def test_of_a_resource_that_is_asked_to_be_suspended_no_stage_is_wanted() -> None:
+    """From that moment: its last pods may take an hour to end, and nobody is to be called for that."""
+    registry = CollectorRegistry()
+    metrics = OperatorMetrics(registry)
+    labels = {"namespace": "shop", "name": "lion"}
+    for suspended, wanted in ((False, 2), (True, 0), (False, 2)):
+        metrics.observe({**RESOURCE, "spec": {"suspend": suspended}})
+        counts = [
+            registry.get_sample_value("pipedec_deployment_stages", {**labels, "state": state})
+            for state in ("wanted", "ready")
+        ]
+        assert counts == [wanted, 1]
+
+
 def test_a_pass_is_counted_by_what_became_of_it() -> None:
     registry = CollectorRegistry()
     metrics = OperatorMetrics(registry)

@@ -1,5 +1,6 @@
+{{- /* Short enough for a label once `-operator` is added. */ -}}
 {{- define "pipedec.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 54 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "pipedec.fullname" -}}
@@ -14,7 +15,7 @@
 
 {{- define "pipedec.selector" -}}
 app.kubernetes.io/name: {{ include "pipedec.name" . }}-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "pipedec.labels" -}}

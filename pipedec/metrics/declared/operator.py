@@ -78,7 +78,7 @@ DEPLOYMENT_CONDITION = families.gauge(
 DEPLOYMENT_STAGES = families.gauge(
     "pipedec_deployment_stages",
     "stages",
-    "Stages asked for, and ready.",
+    "Stages asked for, of a suspended resource none, and ready.",
     'sum by (namespace, name) (pipedec_deployment_stages{state="ready"})',
     **_RESOURCE,
     state=STAGE_STATES,
