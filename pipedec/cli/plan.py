@@ -109,8 +109,10 @@ def _model(text: str, flag: str) -> tuple[str, ModelSize]:
         uri = f"file://{quote(str(folder))}"
     file = Path(text) if text.endswith(".json") else folder / "config.json"
     try:
-        config: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads(file.read_text())
+        if not isinstance(config, dict):
+            raise ValueError("a JSON object is expected")
+    except (OSError, ValueError, RecursionError) as error:
         raise PipeDecError(f"{flag} {text}: {file} cannot be read ({error}); give a URI or a config.json") from error
     try:
         return uri, ModelSize.of(config)

@@ -81,13 +81,16 @@ def local_pipeline(manifest: PipeDecDeployment, local: Local) -> Iterator[LocalP
 
 
 def _with_models(manifest: PipeDecDeployment, cache: Path) -> PipeDecDeployment:
+    from pipedec.model.shape import read_config
     from pipedec.models import resolve
 
     spec = manifest.spec
     with Fetching() as fetching:
         target = resolve(spec.model.uri, cache, fetching)
         draft = resolve(spec.draft.uri, cache, fetching) if spec.draft and spec.draft.uri else None
-    split_layers(spec, json.loads((target / "config.json").read_text()))
+    split_layers(spec, read_config(target))
+    if draft is not None:
+        read_config(draft)
     return with_folders(manifest, target, draft)
 
 

@@ -69,9 +69,39 @@ def test_a_split_that_does_not_fit_is_refused(file: Path) -> None:
     assert "spec.pipeline.stages: is 31, but the model has 30 layers" in err
 
 
-def test_models_are_prepared_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "config.json"),
+        ("{", "config.json"),
+        ("[]", "a JSON object is expected"),
+        ('{"text_config": []}', "`text_config` is not a JSON object"),
+        (json.dumps(SMOLLM2 | {"intermediate_size": [1536, 768]}), "`intermediate_size` is not a number"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", ["up -f FILE", "generate hello -f FILE", "split -f FILE", "plan --gpu L4 --model FOLDER"]
+)
+def test_a_folder_that_is_no_model_is_explained(file: Path, command: str, content: str | None, words: str) -> None:
+    (file.parent / "config.json").unlink()
+    if content is not None:
+        (file.parent / "config.json").write_text(content)
+    code, out, err = run(*command.replace("FILE", str(file)).replace("FOLDER", str(file.parent)).split())
+    assert (code, out) == (1, "")
+    assert words in err
+
+
+def test_what_no_process_could_load_is_not_called_prepared(file: Path) -> None:
+    for words in ("neither model.safetensors nor", "config.json: cannot be read (No such file or directory)"):
+        code, out, err = run("models", "prepare", f"file://{file.parent}")
+        assert (code, out) == (1, "")
+        assert words in err
+        (file.parent / "config.json").unlink(missing_ok=True)
+
+
+def test_models_are_prepared_and_listed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPEDEC_MODEL_CACHE", str(tmp_path / "cache"))
-    assert run("models", "prepare", f"file://{tmp_path}")[:2] == (0, f"{tmp_path}\n")
+    assert run("models", "prepare", f"file://{model}")[:2] == (0, f"{model}\n")
     assert "holds no models; `pipedec models prepare" in run("models", "list")[2]
     prepared = tmp_path / "cache" / "pypi" / "some-model"
     prepared.mkdir(parents=True)
