@@ -72,7 +72,7 @@ def _answer(url: str, body: Json, api_key: str | None) -> None:
     asked = body | {"model": served_model(base, api_key), "stream_options": {"include_usage": True}}
     start, first, cost = time.monotonic(), None, Json()
     for chunk in stream(base, route, asked, api_key):
-        for choice in chunk["choices"]:
+        for choice in chunk.get("choices") or ():
             if text := choice.get("text") or choice.get("delta", {}).get("content"):
                 first = first or time.monotonic() - start
                 print(text, end="", flush=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.live import Live
 
-from pipedec.cli.client import watch
+from pipedec.cli.client import BREAKS, watch
 from pipedec.cli.generate import DEFAULT_URL
 from pipedec.cli.terminal import explained, notes, output
 from pipedec.cli.view import View
@@ -19,7 +18,6 @@ from pipedec.errors import PipeDecError, UnavailableError
 
 LOOK_SECONDS = 3.0  # of a single look: long enough for a rate
 RETRY_SECONDS = 1.0
-BREAKS = (OSError, HTTPException)  # of a connection, by either side
 
 
 @explained
