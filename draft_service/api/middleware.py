@@ -62,8 +62,8 @@ class BearerAuth:
     """Lets nobody without the key into `/v1`, or see the pipeline at work. Health and metrics stay open, for probes
     have no key, and so does the page that asks a person for it."""
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
-        self._app, self._expected = app, f"bearer {api_key}".encode()
+    def __init__(self, app: ASGIApp, api_key: Callable[[], str]) -> None:
+        self._app, self._api_key = app, api_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         locked = scope["type"] == "http" and f"{scope['path']}/".startswith(("/v1/", "/live/events/"))
@@ -76,7 +76,9 @@ class BearerAuth:
     def _authorized(self, scope: Scope) -> bool:
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = f"{scheme.lower()} {key.strip()}".encode()
-        return hmac.compare_digest(given, self._expected)  # takes as long for a near miss as for any other
+        return hmac.compare_digest(
+            given, f"bearer {self._api_key()}".encode()
+        )  # takes as long for a near miss as for any other
 
 
 class BodyLimit:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipedec.api_key import read_api_key
 from pipedec.cli.client import Json, served_model, stream
 from pipedec.cli.local import Local, with_policy
 from pipedec.cli.serve import serve
@@ -52,7 +53,7 @@ def generate(
     body |= {"prompt": text} if raw else {"messages": [{"role": "user", "content": text}]}
     if seed is not None:
         body["seed"] = seed
-    api_key = api_key_file.read_text().strip() if api_key_file else None
+    api_key = read_api_key(api_key_file) if api_key_file else None
     if file is None:
         _answer(url or DEFAULT_URL, body, api_key)
         return

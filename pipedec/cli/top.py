@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
+from pipedec.api_key import read_api_key
 from pipedec.cli.client import BREAKS, watch
 from pipedec.cli.generate import DEFAULT_URL
 from pipedec.cli.terminal import explained, notes, output
@@ -36,7 +37,7 @@ def top(
         pipedec top http://127.0.0.1:8000
     """
     base = url.rstrip("/").removesuffix("/v1")
-    api_key = api_key_file.read_text().strip() if api_key_file else None
+    api_key = read_api_key(api_key_file) if api_key_file else None
     if once or not output.is_terminal:
         output.print(_look(base, api_key))
         return

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from pipedec.api_key import read_api_key
 from pipedec.cli.local import Local, LocalPipeline, check_local, plan_processes, with_folders, with_policy
 from pipedec.cli.serve import serve
 from pipedec.cli.terminal import Fetching, explained, notes
@@ -74,6 +75,8 @@ def up(
 def local_pipeline(manifest: PipeDecDeployment, local: Local) -> Iterator[LocalPipeline]:
     """A pipeline ready to be served; its models are fetched, and its private folder exists for as long as this does."""
     check_local(manifest, local)
+    if local.api_key_file is not None:
+        read_api_key(local.api_key_file)
     cache = model_cache()
     manifest = _with_models(manifest, cache)
     with tempfile.TemporaryDirectory(prefix="pipedec-") as run:

@@ -35,7 +35,7 @@ def served_with(tokenizer: Tokenizer, **options: Any) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def with_key(tokenizer: Tokenizer) -> Iterator[httpx.Client]:
-    with served_with(tokenizer, api_key="key") as client:
+    with served_with(tokenizer, api_key=lambda: "key") as client:
         yield client
 
 

@@ -127,6 +127,18 @@ def test_contradictions_are_refused(arguments: tuple[str, ...], words: str) -> N
     assert words in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["up -f FILE", "generate hello -f FILE", "generate hello", "top --once", "doctor --url http://127.0.0.1:1"],
+)
+def test_a_key_that_cannot_be_sent_is_refused_at_once(file: Path, command: str) -> None:
+    key = file.with_name("key")
+    key.write_bytes(b"\xff\n")
+    code, out, err = run(*command.replace("FILE", str(file)).split(), "--api-key-file", str(key))
+    assert (code, out) == (1, "")
+    assert f"error: {key}: holds a key that no client can send" in err
+
+
 def test_the_version_is_told() -> None:
     assert run("--version")[:2] == (0, f"{pipedec.__version__}\n")
 
