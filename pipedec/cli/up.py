@@ -34,7 +34,7 @@ def up(
     file: ManifestOption,
     host: Annotated[str, typer.Option(help="Address that the endpoint listens on.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(help="Port of the endpoint, 0: any free one; else the manifest's.")
+        int | None, typer.Option(help="Port of the endpoint, 0: any free one; else the manifest's.", min=0, max=65535)
     ] = None,
     policy: PolicyOption = None,
     api_key_file: ApiKeyFileOption = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,13 @@ def test_a_key_that_cannot_be_sent_is_refused_at_once(file: Path, command: str) 
     code, out, err = run(*command.replace("FILE", str(file)).split(), "--api-key-file", str(key))
     assert (code, out) == (1, "")
     assert f"error: {key}: holds a key that no client can send" in err
+
+
+@pytest.mark.parametrize(("port", "words"), [("99999", "equal to 65535"), ("-1", "equal to 0")])
+def test_a_port_that_cannot_be_is_refused(file: Path, port: str, words: str) -> None:
+    code, _, err = run("up", "-f", str(file), "--port", port)
+    assert code == 2
+    assert re.search(rf"Invalid value for '--port': .* {words}", err)
 
 
 def test_the_version_is_told() -> None:
