@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from http.client import HTTPException, InvalidURL
 from typing import Any
 
-from pipedec.errors import PipeDecError, UnavailableError
+from pipedec.errors import PipeDecError, RequestError, UnavailableError
 
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens URLs without a proxy: an endpoint is on this machine or on a network near by."""
@@ -46,7 +46,7 @@ def stream(base: str, route: str, body: Json, api_key: str | None) -> Iterator[J
                     return
                 chunk = _parsed(base, data)
                 if "error" in chunk:
-                    raise PipeDecError(_message(data))
+                    raise PipeDecError(_said(data, "message"))
                 yield chunk
     except BREAKS as error:
         why = f" ({error})"
@@ -55,15 +55,21 @@ def stream(base: str, route: str, body: Json, api_key: str | None) -> Iterator[J
 
 def watch(base: str, api_key: str | None) -> Iterator[Json]:
     """What the live page is told, for as long as it comes. Raises `PipeDecError` if there is nothing to be had."""
-    absent = f"{base} has no live page; the manifest's serving.livePage switches it on"
-    with _open(f"{base}/live/events", None, api_key, absent) as reply:
+    try:
+        events = _open(f"{base}/live/events", None, api_key)
+    except RequestError as error:
+        if error.status != 404:
+            raise
+        raise PipeDecError(f"{base} has no live page; the manifest's serving.livePage switches it on") from error
+    with events as reply:
         for line in reply:
             if line.startswith(b"data:"):
                 yield _parsed(base, line.removeprefix(b"data:"))
 
 
-def _open(url: str, body: Json | None, api_key: str | None, absent: str = "") -> Any:
-    """The reply. Raises `PipeDecError` for any other than success, with the words `absent` for 404 if there are any."""
+def _open(url: str, body: Json | None, api_key: str | None) -> Any:
+    """The reply. Raises `PipeDecError` unless it is a success; `RequestError` with what the endpoint says of a mistake
+    in the request."""
     headers = {"Content-Type": "application/json"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
@@ -73,9 +79,11 @@ def _open(url: str, body: Json | None, api_key: str | None, absent: str = "") ->
         request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
         return direct.open(request)
     except urllib.error.HTTPError as error:
-        if error.code == 404 and absent:
-            raise PipeDecError(absent) from error
-        raise PipeDecError(f"{url} answered {error.code}: {_message(_rest(error))}") from error
+        refusal = _rest(error)
+        message = f"{url} answered {error.code}: {_said(refusal, 'message')}"
+        if error.code >= 500:
+            raise PipeDecError(message) from error
+        raise RequestError(message, code=_said(refusal, "code"), status=error.code) from error
     except OSError as error:
         raise UnavailableError(
             f"nothing answers at {url} ({getattr(error, 'reason', error)}); start it with `pipedec up`, or give -f"
@@ -104,8 +112,9 @@ def _rest(error: urllib.error.HTTPError) -> bytes:
         return b""
 
 
-def _message(body: bytes) -> str:
+def _said(body: bytes, name: str) -> str:
+    """What an error's body has under this name; the whole body if it is not OpenAI's."""
     try:
-        return str(json.loads(body)["error"]["message"])
+        return str(json.loads(body)["error"][name])
     except (ValueError, TypeError, KeyError):
         return body.decode(errors="replace").strip()
