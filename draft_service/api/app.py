@@ -116,7 +116,7 @@ def _openai_routes(endpoint: Endpoint, with_key: bool) -> APIRouter:
     one: Responses = {200: {"model": Model}, **errors(404, *locked)}
     router.add_api_route("/models", endpoint.models, responses={200: {"model": ModelList}, **errors(*locked)})
     router.add_api_route("/models/{model:path}", endpoint.model, responses=one)
-    failures = errors(400, *locked, 404, 413, 429, 500, 503, 504)
+    failures = errors(400, *locked, 404, 413, 415, 429, 500, 503, 504)
     for path, handler, success in (
         ("/completions", endpoint.complete, answer(Completion, CompletionChunk)),
         ("/chat/completions", endpoint.chat, answer(ChatCompletion, ChatChunk)),
