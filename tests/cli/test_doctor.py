@@ -40,6 +40,13 @@ def test_a_good_manifest_ends_with_zero(manifest: Path) -> None:
     assert out.splitlines()[-1].endswith("ok")
 
 
+def test_an_unknown_gpu_is_answered_with_those_that_are_known(manifest: Path) -> None:
+    code, _, err = run("doctor", "-f", str(manifest), "--gpu", "H1000")
+    assert code == 1
+    assert "--gpu H1000: is not in the table (did you mean H100?). Known: T4, " in err
+    assert "--gpu-memory" not in err
+
+
 def test_a_bad_one_ends_with_two_and_says_what_to_do(manifest: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text(manifest.read_text().replace("targetLayers: 2", "targetLayers: 9"))
