@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pipedec.errors import ManifestError
 
-_SENDABLE = re.compile(r"[!-~]+")  # what a header can carry, and no client or proxy changes
+_SENDABLE = re.compile(r"[ -~]+")  # what a header can carry, and no client or proxy changes
 
 
 def read_api_key(file: Path) -> str:
     """The key in a file, without the space around it. Raises `ManifestError` if no client could send it."""
-    remedy = "Put one key into it: a line of ASCII characters without spaces"
+    remedy = "Put one key into it: a line of printable ASCII characters"
     try:
         key = file.read_text(encoding="ascii").strip()
     except OSError as error:

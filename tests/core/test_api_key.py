@@ -11,8 +11,8 @@ from pipedec.errors import ManifestError
 
 
 def test_the_space_around_a_key_is_none_of_it(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text(" sk-0+/=~!\r\n\n")
-    assert read_api_key(tmp_path / "key") == "sk-0+/=~!"
+    (tmp_path / "key").write_text(" sk-0+/=~! of words\r\n\n")
+    assert read_api_key(tmp_path / "key") == "sk-0+/=~! of words"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_the_space_around_a_key_is_none_of_it(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b"one\ntwo\n", "holds a key that no client can send"),
-        (b"one two", "holds a key that no client can send"),
+        (b"one\ttwo", "holds a key that no client can send"),
         ("schlüssel".encode(), "holds a key that no client can send"),
         (b"\x00\xff\xfe", "holds a key that no client can send"),
         (b"\x00", "holds a key that no client can send"),
