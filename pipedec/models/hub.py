@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -22,6 +21,8 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from pipedec.errors import ModelError
+from pipedec.model.shape import SINGLE_FILE
+from pipedec.models.index import weight_map
 from pipedec.models.place import check_cache, unusable
 from pipedec.models.progress import Progress, silent
 
@@ -101,11 +102,9 @@ def _explained(reference: str, cache: Path | None = None) -> Iterator[None]:
 
 def _weight_files(folder: Path, tensors: Callable[[str], bool] | None) -> list[str]:
     """The safetensors files of a checkpoint, those with no wanted tensor left out."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return ["model.safetensors"]
-    weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    return sorted({file for name, file in weight_map.items() if tensors is None or tensors(name)})
+    if not (index := weight_map(folder)):
+        return [SINGLE_FILE]
+    return sorted({file for name, file in index.items() if tensors is None or tensors(name)})
 
 
 def _bar(what: str, progress: Progress) -> type[Any]:
