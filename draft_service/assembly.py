@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from draft_service.api import create_app
 from draft_service.api.app import MIN_BODY_LIMIT
+from draft_service.api.key_file import KeyFile
 from draft_service.drafter import Drafter, Proposer
 from draft_service.engine import PipelineEngine
 from draft_service.formation import Members
@@ -23,6 +24,7 @@ from draft_service.loop import Head, Links
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.text import Tokenizer, load_tokenizer
 from draft_service.tracing import Tracer
+from pipedec.api_key import read_api_key
 from pipedec.config import DraftConfig
 from pipedec.cost import StepCost
 from pipedec.errors import ManifestError
@@ -61,6 +63,8 @@ class LoadedModels:
 
 def load_models(config: DraftConfig) -> LoadedModels:
     """Fetch what is missing, and load the draft model. Raises `ManifestError` or `ModelError`."""
+    if config.api_key_file is not None:
+        read_api_key(config.api_key_file)  # now, for loading may take long
     resource = load_manifest(config.manifest)
     spec = resource.spec
     torch.set_num_threads(config.threads or spec.serving.threads or torch.get_num_threads())
@@ -173,7 +177,7 @@ def assemble_app(
     at_once = serving.max_sequences + serving.max_queue
     engine = PipelineEngine(models.info, head, max_requests=at_once, timeout=serving.request_timeout_seconds)
     metrics = RequestMetrics(registry, models.resource.served_name)
-    key = _api_key(config.api_key_file)
+    key_file = None if config.api_key_file is None else KeyFile(config.api_key_file)
     show_text = serving.live_page.show_text if config.live_text is None else config.live_text
     text = models.tokenizer.token_text if show_text else None
     live = Broadcast(head, About(models.resource.served_name, models.split, spec.policy, text))
@@ -183,7 +187,7 @@ def assemble_app(
         engine,
         models.tokenizer,
         metrics,
-        api_key=key,
+        api_key=None if key_file is None else lambda: key_file.key,
         max_body_bytes=max(MIN_BODY_LIMIT, BODY_BYTES_PER_TOKEN * models.info.context),
         max_sequences=at_once,
         health=head.health,
@@ -191,15 +195,3 @@ def assemble_app(
         tracer=tracer,
     )
     return app, engine, live
-
-
-def _api_key(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        key = file.read_text().strip()
-    except OSError as error:
-        raise ManifestError("PIPEDEC_API_KEY_FILE", f"{file} cannot be read: {error.strerror}") from error
-    if not key:
-        raise ManifestError("PIPEDEC_API_KEY_FILE", f"{file} is empty", "Put the key that clients must send into it")
-    return key

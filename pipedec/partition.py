@@ -26,7 +26,7 @@ class Costs:
 
 def estimate_costs(config: Mapping[str, Any]) -> Costs:
     """Costs from a transformers `config.json`. Raises `ModelError` where a size is missing."""
-    text = config.get("text_config", config)
+    text = decoder_config(config)
 
     def size(*names: str) -> int:
         for name in names:
@@ -34,15 +34,29 @@ def estimate_costs(config: Mapping[str, Any]) -> Costs:
                 return value
         raise ModelError(f"config.json has no {' or '.join(names)}; the layers cannot be counted and divided")
 
+    def optional(name: str) -> int | None:
+        value = text.get(name)
+        if value and not isinstance(value, int):
+            raise ModelError(f"config.json: `{name}` is not a number; the layers cannot be reckoned and divided")
+        return value or None
+
     hidden = size("hidden_size", "n_embd")
     heads = size("num_attention_heads", "n_head")
-    head_dim = text.get("head_dim") or hidden // heads
-    kv_heads = text.get("num_key_value_heads") or heads
-    intermediate = text.get("moe_intermediate_size") or text.get("intermediate_size") or 4 * hidden
-    experts = text.get("num_local_experts") or text.get("num_experts") or 1
+    head_dim = optional("head_dim") or hidden // heads
+    kv_heads = optional("num_key_value_heads") or heads
+    intermediate = optional("moe_intermediate_size") or optional("intermediate_size") or 4 * hidden
+    experts = optional("num_local_experts") or optional("num_experts") or 1
     attention = 2 * hidden * head_dim * (heads + kv_heads)
     layer = attention + 3 * hidden * intermediate * experts
     return Costs((layer,) * size("num_hidden_layers", "n_layer"), embed=hidden, head=hidden * size("vocab_size"))
+
+
+def decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a `config.json` that describes the decoder: the whole, unless the model has other parts too."""
+    text = config.get("text_config", config)
+    if not isinstance(text, Mapping):
+        raise ModelError("config.json: `text_config` is not a JSON object")
+    return text
 
 
 def split_layers(spec: DeploymentSpec, config: Mapping[str, Any]) -> tuple[Span, ...]:

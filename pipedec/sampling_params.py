@@ -35,7 +35,7 @@ class SamplingParams:
         checks = (
             ("temperature", 0.0 <= self.temperature <= 100.0, "between 0 and 100"),
             ("top_k", self.top_k >= 0, "0 (off) or positive"),
-            ("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]"),
+            ("top_p", 0.0 <= self.top_p <= 1.0, "in [0, 1]"),
             ("min_p", 0.0 <= self.min_p <= 1.0, "in [0, 1]"),
             ("repetition_penalty", MIN_REPETITION_PENALTY <= self.repetition_penalty <= 100.0, "in [0.01, 100]"),
             ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "in [-2, 2]"),

@@ -39,7 +39,7 @@ sampling = st.builds(
     SamplingParams,
     temperature=st.floats(0, 100),
     top_k=ids,
-    top_p=st.floats(0, 1, exclude_min=True),
+    top_p=st.floats(0, 1),
     min_p=st.floats(0, 1),
     repetition_penalty=st.floats(0.01, 100),
     presence_penalty=st.floats(-2, 2),

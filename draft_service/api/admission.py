@@ -110,12 +110,11 @@ class Admitter:
         end_tokens = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else self._end_tokens)
         self._check_vocabulary("stop_token_ids", body.stop_token_ids or ())
         sampling = self._sampling(body, end_tokens, logprobs)
-        choices = [replace(sampling, seed=(sampling.seed + choice) % 2**63) for choice in range(n)]
         return Admission(
             tuple(
-                GenerationRequest(tuple(prompt), limit, choice, end_tokens)
+                GenerationRequest(tuple(prompt), limit, replace(sampling, seed=_seed(body.seed, choice)), end_tokens)
                 for prompt, limit in zip(prompts, max_tokens, strict=True)
-                for choice in choices
+                for choice in range(n)
             ),
             (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
             sum(map(len, prompts)),
@@ -123,7 +122,7 @@ class Admitter:
         )
 
     def _sampling(self, body: GenerationBody, end_tokens: frozenset[int], logprobs: int | None) -> SamplingParams:
-        """The sampling of the first choice. OpenAI's defaults: temperature 1, and a seed that nobody knows."""
+        """The sampling of all sequences, but for their seeds. OpenAI's default of the temperature is 1."""
         biases = {int(token): bias for token, bias in (body.logit_bias or {}).items()}
         self._check_vocabulary("logit_bias", tuple(biases))
         given = {name: value for name in SAMPLING_FIELDS if (value := getattr(body, name)) is not None}
@@ -132,13 +131,17 @@ class Admitter:
             top_k=max(body.top_k or 0, 0),  # vLLM's -1: off
             logit_bias=tuple(biases.items()),
             end_tokens=tuple(sorted(end_tokens)),
-            seed=secrets.randbits(63) if body.seed is None else body.seed % 2**63,
             logprobs=logprobs,
         )
 
     def _check_vocabulary(self, param: str, tokens: Sequence[int]) -> None:
         if tokens and max(tokens) >= self._info.vocab_size:
             raise RequestError(f"{max(tokens)} is not a token: the model has {self._info.vocab_size}", param)
+
+
+def _seed(given: int | None, choice: int) -> int:
+    """That of a prompt's choice: without a given one, nobody knows it, and no other sequence has it."""
+    return secrets.randbits(63) if given is None else (given + choice) % 2**63
 
 
 async def _off_loop_if_long(encode: Callable[[], list[list[int]]], num_characters: int) -> list[list[int]]:

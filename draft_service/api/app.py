@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
@@ -57,15 +58,15 @@ def create_app(
     tokenizer: Tokenizer,
     metrics: RequestMetrics,
     *,
-    api_key: str | None = None,
+    api_key: Callable[[], str] | None = None,
     max_body_bytes: int = MIN_BODY_LIMIT,
     max_sequences: int = MAX_SEQUENCES,
     health: Health | None = None,
     live: Broadcast | None = None,
     tracer: Tracer | None = None,
 ) -> FastAPI:
-    """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; `api_key`, if set, guards `/v1`. With
-    `live` there is a page at `/` that shows it.
+    """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; the `api_key` of the moment, if any,
+    guards `/v1`. With `live` there is a page at `/` that shows it.
 
     Bodies of more than `max_body_bytes` and requests for more than `max_sequences` sequences are refused.
 
@@ -115,7 +116,7 @@ def _openai_routes(endpoint: Endpoint, with_key: bool) -> APIRouter:
     one: Responses = {200: {"model": Model}, **errors(404, *locked)}
     router.add_api_route("/models", endpoint.models, responses={200: {"model": ModelList}, **errors(*locked)})
     router.add_api_route("/models/{model:path}", endpoint.model, responses=one)
-    failures = errors(400, *locked, 404, 413, 429, 500, 503, 504)
+    failures = errors(400, *locked, 404, 413, 415, 429, 500, 503, 504)
     for path, handler, success in (
         ("/completions", endpoint.complete, answer(Completion, CompletionChunk)),
         ("/chat/completions", endpoint.chat, answer(ChatCompletion, ChatChunk)),

@@ -67,6 +67,10 @@ class Connection(H11Protocol):
         self._unwatch()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Clients may offer HTTP/2 with every request, as Java's does; they are answered in HTTP/1.1 and content."""
+        log.debug("an upgrade is offered, and not taken")
+
     def _watch(self) -> None:
         """The time runs while a request is on its way, however little of it comes at a time."""
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,11 +67,25 @@ def install_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         if error.status_code in (404, 405):
             error.detail = f"there is no {request.method} {request.url.path}"
+        elif error.status_code == 400 and isinstance(error.__cause__, Exception):
+            error.detail = _unreadable(error.__cause__) or error.detail
         return error_response(error)
 
     for kind in (RequestError, UnavailableError, UnfinishableError, RequestValidationError):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, answer_unmatched)
+
+
+def _unreadable(cause: Exception) -> str:
+    """Why Python could not read a body that may well be JSON; empty if that is not known."""
+    match cause:
+        case UnicodeDecodeError():
+            return f"the body is not UTF-8, as JSON must be: {cause.reason} at byte {cause.start}"
+        case RecursionError():
+            return "the body is nested too deeply"
+        case ValueError():
+            return f"the body has a number of more than {sys.get_int_max_str_digits()} digits"
+    return ""
 
 
 def _shape(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:

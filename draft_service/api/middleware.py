@@ -62,8 +62,8 @@ class BearerAuth:
     """Lets nobody without the key into `/v1`, or see the pipeline at work. Health and metrics stay open, for probes
     have no key, and so does the page that asks a person for it."""
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
-        self._app, self._expected = app, f"bearer {api_key}".encode()
+    def __init__(self, app: ASGIApp, api_key: Callable[[], str]) -> None:
+        self._app, self._api_key = app, api_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         locked = scope["type"] == "http" and f"{scope['path']}/".startswith(("/v1/", "/live/events/"))
@@ -76,11 +76,14 @@ class BearerAuth:
     def _authorized(self, scope: Scope) -> bool:
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = f"{scheme.lower()} {key.strip()}".encode()
-        return hmac.compare_digest(given, self._expected)  # takes as long for a near miss as for any other
+        return hmac.compare_digest(
+            given, f"bearer {self._api_key()}".encode()
+        )  # takes as long for a near miss as for any other
 
 
 class BodyLimit:
-    """Refuses bodies of more than `max_bytes`: before they are parsed, and before they are read if they declare it."""
+    """Refuses bodies of more than `max_bytes`: before they are parsed, and before they are read if they declare it.
+    Refuses compressed ones too: nobody here unpacks them."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app, self._max_bytes = app, max_bytes
@@ -89,12 +92,15 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         declared = Headers(scope=scope).get("content-length", "0")
+        encoding = Headers(scope=scope).get("content-encoding", "").strip() or "identity"
         num_bytes = 0
 
         async def receive_limited() -> Message:
             nonlocal num_bytes
             if not declared.isdecimal() or int(declared) > self._max_bytes:
                 raise too_large
+            if encoding.lower() != "identity":
+                raise HTTPException(415, f"the body is encoded as {encoding}; send it plain, without Content-Encoding")
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > self._max_bytes:

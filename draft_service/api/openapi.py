@@ -18,6 +18,7 @@ ERRORS: Responses = {
     401: {"description": "No valid API key."},
     404: {"description": "There is no such model."},
     413: {"description": "The body is too large."},
+    415: {"description": "The body is compressed."},
     429: {"description": "Too many requests wait already.", "headers": RETRY_AFTER},
     500: {"description": "The server failed."},
     503: {"description": "The pipeline is not ready.", "headers": RETRY_AFTER},

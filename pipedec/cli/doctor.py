@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import pipedec
+from pipedec.api_key import read_api_key
 from pipedec.cli.terminal import explained, output
 from pipedec.cli.up import ApiKeyFileOption
 from pipedec.config import model_cache
@@ -76,7 +77,7 @@ def _examine(
     if url is not None:
         from pipedec.doctor.gather.endpoint import gather_endpoint
 
-        key = api_key_file.read_text().strip() if api_key_file else None
+        key = read_api_key(api_key_file) if api_key_file else None
         report[f"pipeline {url}"] = judge_endpoint(gather_endpoint(url, key))
     return report
 

@@ -10,15 +10,17 @@ from typing import Annotated
 
 import typer
 
+from pipedec.api_key import read_api_key
 from pipedec.cli.client import Json, served_model, stream
 from pipedec.cli.local import Local, with_policy
 from pipedec.cli.serve import serve
 from pipedec.cli.terminal import explained, notes
 from pipedec.cli.up import ApiKeyFileOption, PolicyOption, local_pipeline
-from pipedec.errors import PipeDecError
+from pipedec.errors import PipeDecError, RequestError
 from pipedec.spec import load_manifest
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+RAW_TOKENS = 256  # of a text that is continued: it may have no end, where an answer has one
 
 
 @explained
@@ -28,7 +30,12 @@ def generate(
         Path | None, typer.Option("--file", "-f", help="Run this manifest for this one request.", metavar="FILE")
     ] = None,
     url: Annotated[str | None, typer.Option(help=f"A running endpoint; else {DEFAULT_URL}.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of the answer.", min=1)] = 256,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Most tokens of the answer; else what the context has room for, {RAW_TOKENS} with --raw.", min=1
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token.", min=0.0)] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     raw: Annotated[
@@ -48,11 +55,13 @@ def generate(
     if policy is not None and file is None:
         raise PipeDecError("--policy needs --file; a running endpoint keeps the policy that it was started with")
     text = sys.stdin.read() if prompt == "-" else prompt
-    body: Json = {"max_tokens": max_tokens, "temperature": temperature}
+    body: Json = {"temperature": temperature}
     body |= {"prompt": text} if raw else {"messages": [{"role": "user", "content": text}]}
+    if limit := max_tokens or (RAW_TOKENS if raw else None):
+        body["max_tokens"] = limit
     if seed is not None:
         body["seed"] = seed
-    api_key = api_key_file.read_text().strip() if api_key_file else None
+    api_key = read_api_key(api_key_file) if api_key_file else None
     if file is None:
         _answer(url or DEFAULT_URL, body, api_key)
         return
@@ -71,13 +80,18 @@ def _answer(url: str, body: Json, api_key: str | None) -> None:
     route = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
     asked = body | {"model": served_model(base, api_key), "stream_options": {"include_usage": True}}
     start, first, cost = time.monotonic(), None, Json()
-    for chunk in stream(base, route, asked, api_key):
-        for choice in chunk["choices"]:
-            if text := choice.get("text") or choice.get("delta", {}).get("content"):
-                first = first or time.monotonic() - start
-                print(text, end="", flush=True)
-        if chunk.get("usage"):
-            cost = chunk
+    try:
+        for chunk in stream(base, route, asked, api_key):
+            for choice in chunk.get("choices") or ():
+                if text := choice.get("text") or choice.get("delta", {}).get("content"):
+                    first = first or time.monotonic() - start
+                    print(text, end="", flush=True)
+            if chunk.get("usage"):
+                cost = chunk
+    except RequestError as error:
+        if error.code != "context_length_exceeded" or "max_tokens" not in body:
+            raise
+        raise PipeDecError(f"{error}; ask for fewer with --max-tokens") from error
     print(flush=True)
     notes.print(_summary(cost, time.monotonic() - start, first or 0.0), style="dim")
 

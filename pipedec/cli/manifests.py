@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from rich.table import Table
 
 from pipedec.cli.terminal import Fetching, explained, output
@@ -34,12 +32,13 @@ def split(file: ManifestOption) -> None:
 
     Of a model on the Hub only config.json is fetched. Sizes are estimated from it; the KV cache comes on top.
     """
+    from pipedec.model.shape import read_config
     from pipedec.models import resolve_config
 
     spec = load_manifest(file).spec
     with Fetching() as fetching:
         folder = resolve_config(spec.model.uri, model_cache(), fetching)
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder)
     spans, costs, size = split_layers(spec, config), estimate_costs(config), BYTES[spec.model.dtype]
     steps = [sum(costs.layers[start:end]) for start, end in spans]
     held = list(steps)

@@ -16,6 +16,7 @@ from pipedec.errors import PipeDecError
 from pipedec.sizing import GPUS, POLICIES, Gpu, ModelSize, Option, Wish, find_gpu, least_stages, option
 from pipedec.sizing import recommended_stages as recommended
 from pipedec.sizing.gpus import GIB
+from pipedec.sizing.speed import check_agreement
 from pipedec.sizing.suggestion import suggest_manifest
 from pipedec.spec import Dtype
 from pipedec.spec.deployment import CONTEXT_CAP
@@ -55,6 +56,7 @@ def plan(
     pipeline parallelism decodes 1 / (stages x step) tokens per second; how much faster a policy is was measured on a
     simulated clock. Everything printed is an estimate.
     """
+    check_agreement(agreement)
     device = _device(gpu, gpu_memory, gpu_bandwidth, gpu_tflops)
     target_uri, target = _model(model, "--model")
     draft_uri, small = (None, None) if draft is None else _model(draft, "--draft")
@@ -92,7 +94,7 @@ def _device(name: str | None, memory: float | None, bandwidth: float | None, tfl
         return Gpu(name or "this GPU", memory, bandwidth, tflops, "the command line")
     if name is None:
         raise PipeDecError("--gpu is missing; name one, or give --gpu-memory, --gpu-bandwidth and --gpu-tflops")
-    return find_gpu(name)
+    return find_gpu(name, ". For another give --gpu-memory, --gpu-bandwidth and --gpu-tflops")
 
 
 def _model(text: str, flag: str) -> tuple[str, ModelSize]:
@@ -109,8 +111,10 @@ def _model(text: str, flag: str) -> tuple[str, ModelSize]:
         uri = f"file://{quote(str(folder))}"
     file = Path(text) if text.endswith(".json") else folder / "config.json"
     try:
-        config: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads(file.read_text())
+        if not isinstance(config, dict):
+            raise ValueError("a JSON object is expected")
+    except (OSError, ValueError, RecursionError) as error:
         raise PipeDecError(f"{flag} {text}: {file} cannot be read ({error}); give a URI or a config.json") from error
     try:
         return uri, ModelSize.of(config)

@@ -15,16 +15,18 @@ _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 def available(host: str, port: int) -> int:
     """The port, or for 0 some free one, once it is certain that it can be listened on. Raises `PipeDecError`."""
-    if port == 0:
-        return free_ports(1, host)[0]
+    if not host:
+        raise PipeDecError(f"--host is empty; write {LOOPBACK}, or 0.0.0.0 for all addresses of this machine")
     try:
         _try(host, port)
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (while")[0]
+    except (OSError, UnicodeError) as error:  # the latter of what cannot be a name
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
+        if port == 0:
+            raise PipeDecError(f"no port of {host} can be had ({reason}); give an address of this machine") from error
         raise PipeDecError(
             f"port {port} of {host} cannot be had ({reason}); choose another with --port, or end what has it"
         ) from error
-    return port
+    return port or free_ports(1, host)[0]
 
 
 def free_ports(count: int, host: str = LOOPBACK) -> list[int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.live import Live
 
-from pipedec.cli.client import watch
+from pipedec.api_key import read_api_key
+from pipedec.cli.client import BREAKS, watch
 from pipedec.cli.generate import DEFAULT_URL
 from pipedec.cli.terminal import explained, notes, output
 from pipedec.cli.view import View
@@ -19,7 +19,6 @@ from pipedec.errors import PipeDecError, UnavailableError
 
 LOOK_SECONDS = 3.0  # of a single look: long enough for a rate
 RETRY_SECONDS = 1.0
-BREAKS = (OSError, HTTPException)  # of a connection, by either side
 
 
 @explained
@@ -38,7 +37,7 @@ def top(
         pipedec top http://127.0.0.1:8000
     """
     base = url.rstrip("/").removesuffix("/v1")
-    api_key = api_key_file.read_text().strip() if api_key_file else None
+    api_key = read_api_key(api_key_file) if api_key_file else None
     if once or not output.is_terminal:
         output.print(_look(base, api_key))
         return

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from pipedec.api_key import read_api_key
 from pipedec.cli.local import Local, LocalPipeline, check_local, plan_processes, with_folders, with_policy
 from pipedec.cli.serve import serve
 from pipedec.cli.terminal import Fetching, explained, notes
@@ -33,7 +34,7 @@ def up(
     file: ManifestOption,
     host: Annotated[str, typer.Option(help="Address that the endpoint listens on.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(help="Port of the endpoint, 0: any free one; else the manifest's.")
+        int | None, typer.Option(help="Port of the endpoint, 0: any free one; else the manifest's.", min=0, max=65535)
     ] = None,
     policy: PolicyOption = None,
     api_key_file: ApiKeyFileOption = None,
@@ -74,6 +75,8 @@ def up(
 def local_pipeline(manifest: PipeDecDeployment, local: Local) -> Iterator[LocalPipeline]:
     """A pipeline ready to be served; its models are fetched, and its private folder exists for as long as this does."""
     check_local(manifest, local)
+    if local.api_key_file is not None:
+        read_api_key(local.api_key_file)
     cache = model_cache()
     manifest = _with_models(manifest, cache)
     with tempfile.TemporaryDirectory(prefix="pipedec-") as run:
@@ -81,13 +84,16 @@ def local_pipeline(manifest: PipeDecDeployment, local: Local) -> Iterator[LocalP
 
 
 def _with_models(manifest: PipeDecDeployment, cache: Path) -> PipeDecDeployment:
+    from pipedec.model.shape import read_config
     from pipedec.models import resolve
 
     spec = manifest.spec
     with Fetching() as fetching:
         target = resolve(spec.model.uri, cache, fetching)
         draft = resolve(spec.draft.uri, cache, fetching) if spec.draft and spec.draft.uri else None
-    split_layers(spec, json.loads((target / "config.json").read_text()))
+    split_layers(spec, read_config(target))
+    if draft is not None:
+        read_config(draft)
     return with_folders(manifest, target, draft)
 
 

@@ -13,6 +13,7 @@ LOW_HIT_RATE = 0.6  # plain drafts of a family's small models have more
 KV_PRESSURE = 0.9
 IMBALANCE = 1.25  # of the slowest stage over the mean; all others wait for the difference
 MANY_ERRORS = 0.01
+ANOTHER_SERVICE = "Is this a PipeDec endpoint? Give the URL at which `pipedec up` or the Service serves"
 
 
 class Sample(NamedTuple):
@@ -56,6 +57,17 @@ class EndpointFacts:
         return {each.labels[label]: each.value for each in self.samples if each.name == name}
 
 
+def served_models(answer: Answer) -> dict[str, int]:
+    """The names in an answer of `/v1/models`, with the most tokens of a request; none where they are not told."""
+    listed = answer.body.get("data") if answer.status == 200 and isinstance(answer.body, dict) else None
+    models = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return {
+        each["id"]: each["max_model_len"]
+        for each in models
+        if isinstance(each.get("id"), str) and isinstance(each.get("max_model_len"), int)
+    }
+
+
 def judge_endpoint(facts: EndpointFacts) -> list[Finding]:
     """Every finding about a running pipeline."""
     if facts.health.status == 0:
@@ -65,17 +77,21 @@ def judge_endpoint(facts: EndpointFacts) -> list[Finding]:
     if facts.completion is not None:
         found.append(_completion(facts.completion))
     if not facts.samples:
-        return [*found, Finding("fail", "metrics", "/metrics has none", "Is this a PipeDec endpoint?")]
+        return [*found, Finding("fail", "metrics", "/metrics has none", ANOTHER_SERVICE)]
     return [*found, *_formation(facts), *_speculation(facts), *_load(facts), *_balance(facts), *_security(facts)]
 
 
 def _health(answer: Answer) -> Finding:
+    if answer.status == 200 and not isinstance(answer.body, dict):
+        return Finding("fail", "health", "what answers there is not PipeDec", ANOTHER_SERVICE)
     if answer.status == 200:
         return Finding("ok", "health", "the head makes progress")
     return Finding("fail", "health", answer.message, "Look at the draft pod's log; its liveness probe will restart it")
 
 
 def _ready(answer: Answer) -> Finding:
+    if answer.status == 200 and not isinstance(answer.body, dict):
+        return Finding("fail", "ready", "what answers there is not PipeDec", ANOTHER_SERVICE)
     if answer.status == 200:
         return Finding("ok", "ready", "the pipeline answers")
     remedy = "Stages that are missing say in their own log, and at their /readyz, what they wait for"
@@ -87,9 +103,10 @@ def _models(answer: Answer) -> Iterator[Finding]:
         yield Finding("fail", "models", "an API key is asked for", "Give it with --api-key-file")
     elif answer.status != 200:
         yield Finding("fail", "models", f"/v1/models answered {answer.status}: {answer.message}", "See the log")
+    elif not (served := served_models(answer)):
+        yield Finding("fail", "models", "/v1/models names no model with its max_model_len", ANOTHER_SERVICE)
     else:
-        models = [f"{each['id']} (up to {each['max_model_len']} tokens)" for each in answer.body["data"]]
-        yield Finding("ok", "models", ", ".join(models))
+        yield Finding("ok", "models", ", ".join(f"{name} (up to {most} tokens)" for name, most in served.items()))
 
 
 def _completion(answer: Answer) -> Finding:

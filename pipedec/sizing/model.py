@@ -9,7 +9,7 @@ from typing import Any
 
 from pipedec.errors import ModelError
 from pipedec.model.shape import context_limit
-from pipedec.partition import Costs, estimate_costs, partition
+from pipedec.partition import Costs, decoder_config, estimate_costs, partition
 from pipedec.spec import Dtype, Span
 
 DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -36,7 +36,7 @@ class ModelSize:
         """Reads a config.json as transformers writes it. Raises `ModelError` where a size is missing."""
         if "quantization_config" in config:
             raise ModelError("the checkpoint is quantised; only the model's original weights are run")
-        text = config.get("text_config", config)
+        text = decoder_config(config)
         costs = estimate_costs(config)
         hidden, heads = costs.embed, int(text.get("num_attention_heads") or text["n_head"])
         head_dim = text.get("head_dim") or hidden // heads

@@ -39,6 +39,20 @@ def measured() -> Mapping[str, Any]:
     return table
 
 
+def _fastest_draft() -> Mapping[str, Any]:
+    """What was measured with the draft that takes the least time, at every agreement."""
+    table = measured()["draft_time"]
+    fastest: Mapping[str, Any] = table[min(table, key=float)]
+    return fastest
+
+
+def check_agreement(agreement: float) -> None:
+    """Raises `PipeDecError` for an agreement outside what was measured."""
+    agreements = sorted(map(float, next(iter(_fastest_draft().values()))))
+    if not agreements[0] <= agreement <= agreements[-1]:
+        raise PipeDecError(f"--agreement {agreement}: was measured from {agreements[0]} to {agreements[-1]}")
+
+
 def speed_up(policy: Policy, stages: int, agreement: float, draft_time: float) -> float | None:
     """A policy's speed-up over plain pipeline parallelism; None where the draft is slower than was measured.
 
@@ -47,11 +61,8 @@ def speed_up(policy: Policy, stages: int, agreement: float, draft_time: float) -
     `USUAL_AGREEMENT`, and is taken to be the same share of what is gained at others. Raises `PipeDecError` for an
     agreement outside what was measured.
     """
-    table = measured()["draft_time"]
-    fast = table[min(table, key=float)]
-    agreements = sorted(map(float, next(iter(fast.values()))))
-    if not agreements[0] <= agreement <= agreements[-1]:
-        raise PipeDecError(f"--agreement {agreement}: was measured from {agreements[0]} to {agreements[-1]}")
+    table, fast = measured()["draft_time"], _fastest_draft()
+    check_agreement(agreement)
     if policy == "none":
         return 1.0
     if draft_time > max(map(float, table)):

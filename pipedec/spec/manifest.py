@@ -48,7 +48,9 @@ def load_manifest(source: str | Path) -> PipeDecDeployment:
             raise ManifestError(name, f"cannot be read ({reason})", "Give the path of a YAML manifest") from error
     try:
         documents = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise ManifestError(name, "is nested too deeply to be a manifest") from error
+    except (yaml.YAMLError, ValueError, TypeError, LookupError) as error:  # the latter of tags, as !!float, on nonsense
         raise ManifestError(name, f"is not valid YAML: {error}") from error
     found = [d for d in documents if not isinstance(d, Mapping) or len(documents) == 1 or d.get("kind") == KIND]
     if len(found) != 1:
@@ -65,7 +67,12 @@ def parse_manifest(data: object) -> PipeDecDeployment:
         written["metadata"] = {key: value for key, value in metadata.items() if key not in _SERVER_METADATA}
     try:
         # Through JSON, because that is what a cluster sees of it: lists for tuples, and nothing else coerced.
-        return PipeDecDeployment.model_validate_json(json.dumps(written))
+        sent = json.dumps(written)
+    except (TypeError, ValueError, RecursionError) as error:
+        remedy = "Write plain mappings, lists, texts and numbers, without tags and without anchors that hold themselves"
+        raise ManifestError("manifest", f"holds what cannot be sent to a cluster ({error})", remedy) from error
+    try:
+        return PipeDecDeployment.model_validate_json(sent)
     except ValidationError as error:
         raise InvalidManifest(_explain(error.errors(include_url=False))) from error
 
@@ -141,6 +148,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key_node.value!r} is written twice", key_node.start_mark

@@ -21,3 +21,14 @@ def test_end_tokens_that_the_model_has_no_row_for_stay_behind(tokenizer: Tokeniz
     small = Admitter(tokenizer, EngineInfo("tiny", 64, least, ((0, 1),)))
     (request,) = asyncio.run(small.completion(CompletionBody(model="tiny", prompt=[1]))).sequences
     assert request.end_tokens == frozenset()
+
+
+def test_a_prompt_that_is_there_twice_is_answered_twice(tokenizer: Tokenizer) -> None:
+    admitter = Admitter(tokenizer, EngineInfo("tiny", 64, 258, ((0, 1),)))
+
+    def seeds(**fields: int) -> list[int]:
+        body = CompletionBody(model="tiny", prompt=["x", "x"], n=2, **fields)
+        return [each.sampling.seed for each in asyncio.run(admitter.completion(body)).sequences]
+
+    assert len(set(seeds() + seeds())) == 8
+    assert seeds(seed=2**63 - 1) == [2**63 - 1, 0] * 2

@@ -16,6 +16,7 @@ from draft_service.assembly import LoadedModels, assemble_app, load_models
 from draft_service.generation import EngineInfo
 from draft_service.text import Tokenizer
 from pipedec.config import DraftConfig
+from pipedec.errors import ManifestError
 from pipedec.sampling_params import SamplingParams
 from pipedec.spec import PipeDecDeployment
 from pipedec.wire.messages import NO_PARENT, Batch, Open, Prefill, Row, Rows
@@ -25,6 +26,12 @@ from tests.tiny import tiny_model
 
 COMPLETIONS = "/v1/completions"
 SPLIT = ((0, 1), (1, 2))
+MANIFEST: dict[str, Any] = {
+    "apiVersion": "pipedec.dev/v1alpha1",
+    "kind": "PipeDecDeployment",
+    "metadata": {"name": MODEL},
+    "spec": {"model": {"uri": "file:///none"}, "pipeline": {"stages": 2}},
+}
 
 
 @pytest.fixture
@@ -36,14 +43,7 @@ def service() -> Iterator[Service]:
 
 def answers(service: Service, tokenizer: Tokenizer, context: int, *contents: bytes, **serving: Any) -> list[Any]:
     """What an endpoint with these settings says to each body."""
-    resource = PipeDecDeployment.model_validate(
-        {
-            "apiVersion": "pipedec.dev/v1alpha1",
-            "kind": "PipeDecDeployment",
-            "metadata": {"name": MODEL},
-            "spec": {"model": {"uri": "file:///none"}, "pipeline": {"stages": 2}, "serving": serving},
-        }
-    )
+    resource = PipeDecDeployment.model_validate(MANIFEST | {"spec": MANIFEST["spec"] | {"serving": serving}})
     models = LoadedModels(resource, SPLIT, "r1", EngineInfo(MODEL, context, 512, SPLIT), tokenizer, None)
     config = DraftConfig.from_env({"PIPEDEC_MANIFEST": "none.yaml", "PIPEDEC_INSECURE": "1"})
 
@@ -89,6 +89,40 @@ def test_a_draft_with_a_shorter_context_predicts_beyond_it(tmp_path: Path) -> No
     ops = (Open(1, SamplingParams(), 61), Prefill(1, 0, prompt, prompt))
     (children,) = draft.propose(Batch(1, 0, ops, Rows.of([Row(1, 0, NO_PARENT, 7, 60, 60, ())])))
     assert len(children) == 16
+
+
+def test_a_key_that_cannot_be_sent_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("two\nlines")
+    (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(MANIFEST))
+    names = {"PIPEDEC_MANIFEST": "manifest.yaml", "PIPEDEC_API_KEY_FILE": "key"}
+    environment = {name: str(tmp_path / file) for name, file in names.items()}
+    with pytest.raises(ManifestError, match="no client can send"):
+        load_models(DraftConfig.from_env({**environment, "PIPEDEC_INSECURE": "1"}))
+
+
+def test_a_pipeline_asks_for_the_key_that_its_file_has_now(
+    service: Service, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    models = LoadedModels(
+        PipeDecDeployment.model_validate(MANIFEST), SPLIT, "r1", EngineInfo(MODEL, 64, 512, SPLIT), tokenizer, None
+    )
+    environment = {"PIPEDEC_MANIFEST": "none.yaml", "PIPEDEC_INSECURE": "1", "PIPEDEC_API_KEY_FILE": f"{tmp_path}/key"}
+    (tmp_path / "key").write_text("old")
+
+    async def statuses() -> list[int]:
+        app, _, live = assemble_app(DraftConfig.from_env(environment), models, service.head, CollectorRegistry())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+
+            async def ask(key: str) -> int:
+                return (await client.get("/v1/models", headers={"authorization": f"Bearer {key}"})).status_code
+
+            before = [await ask("old"), await ask("newer")]
+            (tmp_path / "key").write_text("newer")
+            after = [await ask("old"), await ask("newer")]
+        live.close()
+        return before + after
+
+    assert asyncio.run(statuses()) == [200, 401, 401, 200]
 
 
 def test_what_the_queue_never_holds_is_refused_for_good(service: Service, tokenizer: Tokenizer) -> None:

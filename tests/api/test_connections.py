@@ -48,6 +48,18 @@ def test_a_client_that_goes_away_ends_its_requests(
     assert float(http.get("/metrics").text.partition(aborted)[2].split()[0]) == before + num_sequences
 
 
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+def test_an_upgrade_that_is_not_taken_is_no_warning(
+    http: httpx.Client, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture, offer: str
+) -> None:
+    engine.say("abc")
+    headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": offer, "http2-settings": "AAEAAEAAAAIAAAABAAMAAABk"}
+    for _ in range(2):
+        answer = http.post("/v1/completions", json={"model": MODEL, "prompt": "x"}, headers=headers)
+        assert answer.json()["choices"][0]["text"] == "abc"
+    assert [each.message for each in caplog.records if each.levelname == "WARNING"] == []
+
+
 def stream_of(port: int, into: queue.SimpleQueue[str | httpx.TransportError]) -> None:
     """Read a stream to its end, or to where it breaks."""
     body = {"model": MODEL, "prompt": "x", "stream": True}

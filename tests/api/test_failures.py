@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -55,7 +56,8 @@ def failure(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"min_tokens": 17}, "min_tokens"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": "1"}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
         ({"top_k": -2}, "top_k"),
         ({"seed": 0.5}, "seed"),
         ({"logit_bias": {"a": 1}}, "logit_bias.a"),
@@ -146,6 +148,36 @@ def test_wrong_fields_of_a_chat(http: httpx.Client, engine: ScriptedEngine, fiel
 )
 def test_bodies_that_are_not_a_json_object(http: httpx.Client, body: bytes) -> None:
     failure(http.post(COMPLETIONS, content=body, headers={"content-type": "application/json"}), 400)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            '{"prompt": "é"}'.encode("latin-1"),
+            "the body is not UTF-8, as JSON must be: invalid continuation byte at byte 12",
+        ),
+        (b"[" * 100_000, "the body is nested too deeply"),
+        (b'{"seed": 1' + b"0" * 5000 + b"}", "the body has a number of more than 4300 digits"),
+        (b'{"seed": }', "the body is not JSON: Expecting value"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason(http: httpx.Client, body: bytes, words: str) -> None:
+    refused = http.post(COMPLETIONS, content=body, headers={"content-type": "application/json"})
+    assert failure(refused, 400)["message"] == words
+
+
+def test_a_compressed_body_is_refused_as_such(http: httpx.Client, engine: ScriptedEngine) -> None:
+    body = json.dumps({"model": MODEL, "prompt": "x"}).encode()
+    for encoding, content in (("gzip", gzip.compress(body)), ("br", body), ("identity, gzip", body)):
+        headers = {"content-type": "application/json", "content-encoding": encoding}
+        error = failure(http.post(COMPLETIONS, content=content, headers=headers), 415)
+        assert error["type"] == "invalid_request_error"
+        assert error["message"] == f"the body is encoded as {encoding}; send it plain, without Content-Encoding"
+    engine.say("a")
+    for encoding in ("", "Identity"):
+        headers = {"content-type": "application/json", "content-encoding": encoding}
+        assert http.post(COMPLETIONS, content=body, headers=headers).status_code == 200
 
 
 def test_an_empty_body_says_so(http: httpx.Client) -> None:

@@ -166,6 +166,12 @@ def test_max_tokens(http: httpx.Client, engine: ScriptedEngine, fields: dict[str
     )
 
 
+def test_top_p_zero_is_taken_as_clients_send_it(http: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.say("x")
+    post(http, CHAT, top_p=0)
+    assert engine.requests[-1].sampling.top_p == 0
+
+
 def test_ignore_eos(http: httpx.Client, engine: ScriptedEngine) -> None:
     engine.say("ab")
     choice = post(http, COMPLETIONS, ignore_eos=True, max_tokens=5)["choices"][0]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -92,7 +93,61 @@ def test_nobody_there_is_said() -> None:
         served_model(f"http://127.0.0.1:{port}", None)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://[", "localhost:8000"])
+@pytest.mark.parametrize("body", [b"<html>", b"", b"5", b"{}", b'{"data": []}', b'{"data": [{}]}', b"\xff"])
+def test_another_service_is_no_endpoint(body: bytes) -> None:
+    with endpoint(body) as (base, _), pytest.raises(PipeDecError, match="v1/models names no model; is it another"):
+        served_model(base, None)
+
+
+@pytest.mark.parametrize("said", [b"<html>", b"5"])
+def test_a_stream_of_something_else_is_said_to_be_one(said: bytes) -> None:
+    with endpoint(events(said)) as (base, _), pytest.raises(PipeDecError, match="does not speak as PipeDec does"):
+        next(stream(base, "/v1/completions", {}, None))
+
+
+@contextmanager
+def speaker(said: bytes) -> Iterator[tuple[str, Event]]:
+    """Address of one who says this to the first who asks, and resets the connection when the event is set."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(said)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                reset.wait(30)
+
+        reset = Event()
+        thread = Thread(target=speak)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", reset
+        finally:
+            reset.set()
+            thread.join()
+
+
+def test_what_speaks_no_http_is_said_to_be_another_port() -> None:
+    with speaker(b"SSH-2.0-OpenSSH\r\n") as (base, _), pytest.raises(PipeDecError, match="does not speak HTTP"):
+        served_model(base, None)
+
+
+@pytest.mark.parametrize("head", [b"", b"transfer-encoding: chunked\r\n"])
+def test_a_connection_that_is_reset_in_an_answer_is_an_error(head: bytes) -> None:
+    event = events({"a": 1})
+    said = b"%x\r\n%s\r\n" % (len(event), event) if head else event
+    with speaker(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + said) as (base, reset):
+        chunks = stream(base, "/v1/completions", {}, None)
+        assert next(chunks) == {"a": 1}
+        reset.set()
+        with pytest.raises(PipeDecError, match=r"in the middle of its answer \("):
+            next(chunks)
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000", "http://[", "localhost:8000", "http://127.0.0.1:80a", "http://a b", "http://a/\u00fc"]
+)
 def test_what_is_no_url_says_so(url: str) -> None:
     with pytest.raises(PipeDecError, match=r"is not a URL: "):
         served_model(url, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,39 @@ def test_a_split_that_does_not_fit_is_refused(file: Path) -> None:
     assert "spec.pipeline.stages: is 31, but the model has 30 layers" in err
 
 
-def test_models_are_prepared_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "config.json"),
+        ("{", "config.json"),
+        ("[]", "a JSON object is expected"),
+        ('{"text_config": []}', "`text_config` is not a JSON object"),
+        (json.dumps(SMOLLM2 | {"intermediate_size": [1536, 768]}), "`intermediate_size` is not a number"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", ["up -f FILE", "generate hello -f FILE", "split -f FILE", "plan --gpu L4 --model FOLDER"]
+)
+def test_a_folder_that_is_no_model_is_explained(file: Path, command: str, content: str | None, words: str) -> None:
+    (file.parent / "config.json").unlink()
+    if content is not None:
+        (file.parent / "config.json").write_text(content)
+    code, out, err = run(*command.replace("FILE", str(file)).replace("FOLDER", str(file.parent)).split())
+    assert (code, out) == (1, "")
+    assert words in err
+
+
+def test_what_no_process_could_load_is_not_called_prepared(file: Path) -> None:
+    for words in ("neither model.safetensors nor", "config.json: cannot be read (No such file or directory)"):
+        code, out, err = run("models", "prepare", f"file://{file.parent}")
+        assert (code, out) == (1, "")
+        assert words in err
+        (file.parent / "config.json").unlink(missing_ok=True)
+
+
+def test_models_are_prepared_and_listed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPEDEC_MODEL_CACHE", str(tmp_path / "cache"))
-    assert run("models", "prepare", f"file://{tmp_path}")[:2] == (0, f"{tmp_path}\n")
+    assert run("models", "prepare", f"file://{model}")[:2] == (0, f"{model}\n")
     assert "holds no models; `pipedec models prepare" in run("models", "list")[2]
     prepared = tmp_path / "cache" / "pypi" / "some-model"
     prepared.mkdir(parents=True)
@@ -95,6 +126,25 @@ def test_contradictions_are_refused(arguments: tuple[str, ...], words: str) -> N
     code, _, err = run("generate", "hello", *arguments)
     assert code == 1
     assert words in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["up -f FILE", "generate hello -f FILE", "generate hello", "top --once", "doctor --url http://127.0.0.1:1"],
+)
+def test_a_key_that_cannot_be_sent_is_refused_at_once(file: Path, command: str) -> None:
+    key = file.with_name("key")
+    key.write_bytes(b"\xff\n")
+    code, out, err = run(*command.replace("FILE", str(file)).split(), "--api-key-file", str(key))
+    assert (code, out) == (1, "")
+    assert f"error: {key}: holds a key that no client can send" in err
+
+
+@pytest.mark.parametrize(("port", "words"), [("99999", "equal to 65535"), ("-1", "equal to 0")])
+def test_a_port_that_cannot_be_is_refused(file: Path, port: str, words: str) -> None:
+    code, _, err = run("up", "-f", str(file), "--port", port)
+    assert code == 2
+    assert re.search(rf"Invalid value for '--port': .* {words}", err)
 
 
 def test_the_version_is_told() -> None:

@@ -96,7 +96,7 @@ def test_the_doctor_accepts_what_is_suggested(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--gpu", "L5"), "--gpu L5: is not in the table"),
+        (("--gpu", "L5"), "RTX5090. For another give --gpu-memory, --gpu-bandwidth and --gpu-tflops"),
         ((), "--gpu is missing"),
         (("--gpu-memory", "24"), "are needed together"),
         (("--gpu", "T4", "--dtype", "bfloat16"), "--dtype bfloat16: T4 has none; write float16"),
@@ -112,6 +112,13 @@ def test_what_cannot_be_is_refused(models: tuple[str, str], arguments: tuple[str
     code, out, err = run("plan", "--model", models[0], "--draft", models[1], *arguments)
     assert (code, out) == (1, "")
     assert words in err
+
+
+@pytest.mark.parametrize("agreement", ["2", "nan"])
+def test_an_agreement_that_cannot_be_is_refused_without_a_draft_too(models: tuple[str, str], agreement: str) -> None:
+    code, out, err = run("plan", "--model", models[0], "--gpu", "L4", "--agreement", agreement)
+    assert (code, out) == (1, "")
+    assert "was measured from 0.4 to 0.95" in err
 
 
 def test_a_draft_of_another_family_is_refused(models: tuple[str, str], tmp_path: Path) -> None:

@@ -27,6 +27,19 @@ def test_a_taken_port_is_named_with_a_remedy() -> None:
             available(LOOPBACK, port)
 
 
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("", "--host is empty; write 127.0.0.1"),
+        ("192.0.2.1", r"no port of 192\.0\.2\.1 can be had \(Cannot assign requested address\)"),
+        ("a" * 64, "can be had"),
+    ],
+)
+def test_an_address_without_any_port_is_refused(host: str, words: str) -> None:
+    with pytest.raises(PipeDecError, match=words):
+        available(host, 0)
+
+
 def test_an_address_that_is_not_ours_is_refused() -> None:
     with pytest.raises(
         PipeDecError, match=r"port 80 of 192\.0\.2\.1 cannot be had \(Cannot assign requested address\)"

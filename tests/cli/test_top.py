@@ -91,6 +91,15 @@ def test_where_nothing_answers_it_says_so() -> None:
     assert re.match(r"error: nothing answers at http://127\.0\.0\.1:9/live/events", told.stderr)
 
 
+def test_where_the_live_page_is_off_it_says_what_switches_it_on() -> None:
+    tokenizer = byte_tokenizer()
+    app = create_app(ScriptedEngine(tokenizer), tokenizer, RequestMetrics(CollectorRegistry(), MODEL))
+    with served(app) as server:
+        told = subprocess.run((*TOP, f"http://127.0.0.1:{server.port}"), capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "has no live page; the manifest's serving.livePage switches it on" in told.stderr
+
+
 FRAME = {
     "now": 10_000,
     **{"ready": True, "epoch": 1, "reason": "", "degraded": "", "missing": [], "running": 1, "waiting": 0},

@@ -150,7 +150,7 @@ def test_beyond_what_was_measured_nothing_is_claimed() -> None:
 def test_gpus_are_found_in_any_spelling() -> None:
     assert find_gpu("rtx 4090") == find_gpu("4090") == find_gpu("RTX4090")
     assert len({gpu.name for gpu in GPUS}) == len(GPUS)
-    with pytest.raises(PipeDecError, match=r"did you mean L40S\?.*--gpu-memory"):
+    with pytest.raises(PipeDecError, match=r"did you mean L40S\?"):
         find_gpu("L40X")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipedec.doctor import Finding, judge_manifest
 from pipedec.doctor.gather.models import gather_manifest
+from pipedec.model.shape import INDEX_FILE
 from pipedec.sizing import Gpu, find_gpu
 from tests.tiny import tiny_model
 
@@ -92,6 +94,14 @@ def test_files_that_are_missing_are_named(case: Case, tmp_path: Path, target: Pa
             (part / file.name).write_bytes(file.read_bytes())
     case.spec["model"]["uri"] = f"file://{part}"
     assert ("target", f"file://{part} lacks tokenizer.json, {shard.name}") in case.failures()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": []}'])
+def test_an_index_that_cannot_be_read_is_said(case: Case, tmp_path: Path, target: Path, content: str) -> None:
+    broken = Path(shutil.copytree(target, tmp_path / "broken"))
+    (broken / INDEX_FILE).write_text(content)
+    case.spec["model"]["uri"] = f"file://{broken}"
+    assert case.failures() == [("target", f"{broken / INDEX_FILE}: `weight_map` cannot be read; download it again")]
 
 
 def test_an_architecture_that_cannot_be_split_is_refused(case: Case, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from tests.live.test_broadcast import QuietHead, about
 def client(live: Broadcast | None, api_key: str | None = None) -> Iterator[httpx.Client]:
     tokenizer = byte_tokenizer()
     metrics = RequestMetrics(CollectorRegistry(), MODEL)
-    app = create_app(ScriptedEngine(tokenizer), tokenizer, metrics, api_key=api_key, live=live)
+    app = create_app(
+        ScriptedEngine(tokenizer), tokenizer, metrics, api_key=None if api_key is None else lambda: api_key, live=live
+    )
     with served(app) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30) as http:
         yield http
 

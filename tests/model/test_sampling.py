@@ -92,6 +92,11 @@ def test_truncation_keeps_what_transformers_keeps(params: SamplingParams, warper
         assert torch.equal(truncate(scores, params), wanted)
 
 
+def test_top_p_zero_leaves_the_likeliest() -> None:
+    params = SamplingParams(temperature=100.0, top_p=0.0)
+    assert {pick(params, position) for position in range(100)} == {int(LOGITS.argmax())}
+
+
 def test_truncations_combine_in_transformers_order() -> None:
     params = SamplingParams(temperature=0.6, top_k=50, top_p=0.9, min_p=0.05)
     scores = torch.randn(500, generator=torch.Generator().manual_seed(1)) * 3
@@ -179,7 +184,7 @@ extremes = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 5e-324, 1e-40, 1e-5, 1.0, 100.0]),
     top_k=st.sampled_from([0, 1, 2**31 - 1]),
-    top_p=st.sampled_from([5e-324, 1e-40, 0.5, 1.0]),
+    top_p=st.sampled_from([0.0, 5e-324, 1e-40, 0.5, 1.0]),
     min_p=st.sampled_from([0.0, 5e-324, 1.0]),
     repetition_penalty=st.sampled_from([0.01, 1.0, 100.0]),
     presence_penalty=st.sampled_from([-2.0, 0.0, 2.0]),

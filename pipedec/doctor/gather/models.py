@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pipedec.doctor.manifest import ManifestFacts, ModelFacts
 from pipedec.errors import ManifestError, ModelError
 from pipedec.model.shape import INDEX_FILE, SINGLE_FILE, read_config
 from pipedec.models import resolve_config
+from pipedec.models.index import weight_map
 from pipedec.models.listing import files_of
 from pipedec.sizing import Gpu
 from pipedec.spec import Dtype, InvalidManifest, load_manifest
@@ -45,9 +45,9 @@ def gather_model(uri: str, dtype: Dtype, cache: Path, besides: Sequence[str] = (
             return ModelFacts(uri, unseen="is fetched and prepared at the first start (`pipedec models prepare`)")
         folder = resolve_config(uri, cache)
         config = read_config(folder)
+        missing = [name for name in (*besides, *_weights(folder, names)) if name not in names]
     except ModelError as error:
         return ModelFacts(uri, problem=str(error))
-    missing = [name for name in (*besides, *_weights(folder, names)) if name not in names]
     return ModelFacts(uri, config, missing, unsupported=_unsupported(folder, dtype))
 
 
@@ -55,9 +55,7 @@ def _weights(folder: Path, names: frozenset[str]) -> list[str]:
     """The files of the weights: one, or those that the index names where it is at hand."""
     if INDEX_FILE not in names:
         return [SINGLE_FILE]
-    if not (folder / INDEX_FILE).exists():
-        return []
-    return sorted(set(json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()))
+    return sorted(set(weight_map(folder).values()))
 
 
 def _unsupported(folder: Path, dtype: Dtype) -> str:
