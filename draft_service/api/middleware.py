@@ -76,9 +76,8 @@ class BearerAuth:
     def _authorized(self, scope: Scope) -> bool:
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = f"{scheme.lower()} {key.strip()}".encode()
-        return hmac.compare_digest(
-            given, f"bearer {self._api_key()}".encode()
-        )  # takes as long for a near miss as for any other
+        expected = f"bearer {self._api_key()}".encode()
+        return hmac.compare_digest(given, expected)  # takes as long for a near miss as for any other
 
 
 class BodyLimit:

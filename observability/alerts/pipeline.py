@@ -16,18 +16,21 @@ _WAITING, _RUNNING = (
 )
 _LOADED = f"({LATELY.sum('min_over_time(pipedec_num_requests_running[5m])')} > 0)"
 _DRAFTS = f"{LATELY.rate('pipedec_head_draft_rows_total')} > 0"  # what the text alone predicts is seldom half of it
-_ENDPOINT = 'up{job="pipedec", container="draft"}'
-# While a pod loads it does not answer yet; that one never does is for PipeDecDeploymentUnavailable to say.
-_ANSWERED = f"max_over_time({_ENDPOINT}[1d]) == 1"
 _STAGES = LATELY.sum("pipedec_head_stages", operator="max")
 _MEAN_STEP = LATELY.sum("pipedec_head_stage_step_seconds", operator="avg")
+
+
+def _lost(gauge: str) -> str:
+    """Where a gauge is 0 that was 1: what is still loading never was, and for PipeDecDeploymentUnavailable to tell."""
+    return f"({gauge} == 0 and max_over_time({gauge}[1d]) == 1)"
+
 
 SERVICE = (
     Alert(
         "PipeDecEndpointDown",
         "critical",
         "1m",
-        f"{_ENDPOINT} == 0\nand on (namespace, pod) {_ANSWERED}",
+        _lost('up{job="pipedec", container="draft"}'),
         f"The endpoint of {WHO} does not answer",
         f"Prometheus has not reached the draft pod {label('pod')} for a minute. Clients get no answer.",
     ),
@@ -35,7 +38,7 @@ SERVICE = (
         "PipeDecNotFormed",
         "critical",
         "2m",
-        f"{LATELY.sum('pipedec_head_epoch_live', operator='max')} == 0",
+        f"{LATELY.sum(_lost('pipedec_head_epoch_live'), operator='max')} == 0",
         f"No formation of {WHO}",
         "The stages have not been in one formation for two minutes. Requests wait, and nothing is decoded.",
     ),
@@ -43,7 +46,7 @@ SERVICE = (
         "PipeDecStageMissing",
         "warning",
         "2m",
-        f"{LATELY.sum('pipedec_head_stage_present', 'stage', operator='max')} == 0",
+        f"{LATELY.sum(_lost('pipedec_head_stage_present'), 'stage', operator='max')} == 0",
         f"Stage {label('stage')} of {WHO} is missing",
         "The head has not heard of the stage for two minutes. Without it the pipeline does not form.",
     ),
