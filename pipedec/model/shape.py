@@ -110,10 +110,7 @@ def model_shape(path: Path) -> ModelShape:
 def read_config(path: Path) -> dict[str, Any]:
     """config.json of the model in folder `path`."""
     file = path / "config.json"
-    config = _read_json(file, "the folder of a model as transformers saves it has one")
-    if not isinstance(config, dict):
-        raise ModelError(f"{file}: a JSON object is expected")
-    return config
+    return _read_json(file, "the folder of a model as transformers saves it has one")
 
 
 def checkpoint_tensors(path: Path) -> dict[str, TensorInfo]:
@@ -156,13 +153,16 @@ def _header(file: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _read_json(file: Path, remedy: str) -> Any:
+def _read_json(file: Path, remedy: str) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except OSError as error:
         raise ModelError(f"{file}: cannot be read ({error.strerror}); {remedy}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{file}: not JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file}: a JSON object is expected")
+    return content
 
 
 def _positive(config: Mapping[str, Any], key: str) -> int:
@@ -182,6 +182,8 @@ def context_limit(config: Mapping[str, Any]) -> int:
     """
     context = _positive(config, "max_position_embeddings")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise ModelError(f"config.json: `rope_parameters` is {rope!r}, an object is expected")
     if rope.get("rope_type", rope.get("type")) in ("longrope", "su", "yarn_longrope"):
         original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
         return min(context, int(original or context))

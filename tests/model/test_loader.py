@@ -165,6 +165,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
     (r"config\.json: cannot be read", lambda folder: (folder / "config.json").unlink()),
     (r"config\.json: not JSON", replace("config.json", "{")),
     (r"`hidden_size` is None", edit_config(hidden_size=None)),
+    (r"`rope_parameters` is 'yarn'", edit_config(rope_parameters="yarn")),
     (r"no causal language model", edit_config(model_type="unheard_of")),
     (r"no causal language model", edit_config(model_type="clip")),
     (r"quantised", edit_config(quantization_config={"quant_method": "gptq"})),
@@ -176,6 +177,8 @@ DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
     (r"bytes are promised", cut_short),
     (r"not a safetensors file", replace(SINGLE_FILE, "rubbish" * 9)),
     (r"only safetensors are loaded", lambda folder: (folder / SINGLE_FILE).unlink()),
+    (r"index\.json: a JSON object is expected", replace(INDEX_FILE, "[]")),
+    (r"index\.json: not JSON", replace(INDEX_FILE, "[" * 100_000)),
     (r"outside the model's folder", replace(INDEX_FILE, '{"weight_map": {"a": "../elsewhere.safetensors"}}')),
     (r"model-1\.safetensors: cannot be read", replace(INDEX_FILE, '{"weight_map": {"a": "model-1.safetensors"}}')),
 ]
