@@ -8,9 +8,12 @@ one, so a prefix may end after any token.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+_VERSIONS = itertools.count()  # of all caches that there are one after the other
 
 
 @dataclass(slots=True, eq=False)
@@ -34,14 +37,27 @@ class Run:
             run = run.before
         return runs[::-1]
 
+    def all_slots(self) -> list[int]:
+        """Of all tokens up to its end."""
+        return [slot for run in self.path() for slot in run.slots]
+
+    def num_drafted(self) -> int:
+        """Tokens whose K and V the draft model has, of all up to its end, from the first on."""
+        total = 0
+        for run in self.path():
+            total += run.drafted
+            if run.drafted < len(run.tokens):
+                break
+        return total
+
 
 class Prefix(NamedTuple):
-    """The longest known beginning of some tokens: `last` of its runs, all its slots, and how many of its tokens the
-    draft model knows, from the first on."""
+    """The longest known beginning of some tokens: `last` of its runs, how many they are, and how many of these running
+    requests hold."""
 
     last: Run
-    slots: list[int]
-    drafted: int
+    length: int
+    held: int
 
 
 class PrefixCache:
@@ -50,33 +66,35 @@ class PrefixCache:
     def __init__(self) -> None:
         self._root = Run([], [], None)
         self._time = 0
+        self._change()
         self.num_slots = 0
         self.num_idle = 0  # of these slots
 
-    def find(self, tokens: Sequence[int]) -> Prefix:
+    def find(self, tokens: list[int]) -> Prefix:
         """The longest beginning of `tokens` that is known."""
         self._time += 1
-        run, at = self._root, 0
-        while at < len(tokens) and (found := run.after.get(tokens[at])) is not None:
-            common = _common(found.tokens, tokens, at)
+        run, length, held = self._root, 0, 0
+        while length < len(tokens) and (found := run.after.get(tokens[length])) is not None:
+            common = _common(found.tokens, tokens, length)
             run = found if common == len(found.tokens) else _split(found, common)
             run.used = self._time
-            at += common
-        path, drafted = run.path(), 0
-        for each in path:
-            drafted += each.drafted
-            if each.drafted < len(each.tokens):
-                break
-        return Prefix(run, [slot for each in path for slot in each.slots], drafted)
+            length += common
+            held += common if run.holders else 0
+        return Prefix(run, length, held)
+
+    def _change(self) -> None:
+        self.version = next(_VERSIONS)  # what was found in another one may not be there, or be all
 
     def hold(self, run: Run) -> None:
         """A request reads this run and those before it, until it is let go."""
+        self._change()
         for each in run.path():
             self.num_idle -= 0 if each.holders else len(each.slots)
             each.holders += 1
 
     def let_go(self, run: Run) -> None:
         """The opposite of `hold`."""
+        self._change()
         for each in run.path():
             each.holders -= 1
             self.num_idle += 0 if each.holders else len(each.slots)
@@ -86,6 +104,7 @@ class PrefixCache:
         assert len(tokens) == len(slots) > 0
         assert tokens[0] not in before.after
         run = Run(list(tokens), list(slots), before, drafted, self._time)
+        self._change()
         before.after[tokens[0]] = run
         self.num_slots += len(slots)
         self.num_idle += len(slots)
@@ -105,19 +124,20 @@ class PrefixCache:
 
     def evict(self, count: int) -> list[int]:
         """Give up `count` slots, or all that are idle, from the ends that were not looked at for the longest time."""
+        self._change()
         ends = [(run.used, id(run), run) for run in self._runs() if not run.holders and not run.after]
         heapq.heapify(ends)
         freed: list[int] = []
         while ends and len(freed) < count:
             _, _, run = heapq.heappop(ends)
+            first, before = run.tokens[0], run.before
+            assert before is not None
             kept = max(0, len(run.slots) - (count - len(freed)))
             freed += run.slots[kept:]
             del run.slots[kept:], run.tokens[kept:]
             run.drafted = min(run.drafted, kept)
-            before = run.before
-            assert before is not None
             if not kept:
-                before.after = {token: each for token, each in before.after.items() if each is not run}
+                del before.after[first]
                 if before is not self._root and not before.after and not before.holders:
                     heapq.heappush(ends, (before.used, id(before), before))
         self.num_slots -= len(freed)
@@ -144,14 +164,13 @@ class PrefixCache:
             assert run.holders >= sum(each.holders for each in run.after.values())
 
 
-def _common(run: Sequence[int], tokens: Sequence[int], at: int) -> int:
+def _common(run: list[int], tokens: list[int], at: int) -> int:
     """How many tokens of a run are those from `at` on."""
-    if run == tokens[at : at + len(run)]:
+    following = tokens[at : at + len(run)]
+    if run == following:
         return len(run)
-    return next(
-        (i for i, (ours, theirs) in enumerate(zip(run, tokens[at:], strict=False)) if ours != theirs),
-        len(tokens) - at,
-    )
+    pairs = enumerate(zip(run, following, strict=False))
+    return next((i for i, (ours, theirs) in pairs if ours != theirs), len(following))
 
 
 def _split(run: Run, length: int) -> Run:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from draft_service.backlog import Backlog
 from draft_service.drafting import Drafting
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
-from draft_service.sequence import MOST_REUSED, Budget, Sequence, Waiting
+from draft_service.sequence import Budget, Sequence, Waiting
 from draft_service.slot_pool import SlotPool
 from pipedec.errors import PipeDecError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
@@ -23,7 +23,7 @@ from pipedec.policy import Policy
 from pipedec.proposals import Proposals
 from pipedec.recall import SHORTEST, SURE
 from pipedec.tree import NO_SLOT, Node
-from pipedec.wire.messages import Batch, Cancel, Close, Op, Poison, Prefill, Row, Rows, TokenLogprobs, Verdict
+from pipedec.wire.messages import Batch, Cancel, Close, Op, Poison, Prefill, Reuse, Row, Rows, TokenLogprobs, Verdict
 
 Output = tuple[int, TokenEvent]  # (key of the request, event)
 
@@ -151,11 +151,12 @@ class Scheduler:
             return None  # a batch would only grow stale in stage 0's queue
         self._admit()
         self._reserved = self._reserve()
-        prefilled, reused = self._catch_up_target()
+        self._catch_up_target()
         certain = self._certain_rows()
         predicted = self._predicted_rows()
         rows = certain + predicted
-        if not rows and not prefilled and not reused:
+        prefilled = sum(len(op.tokens) for op in self._ops if isinstance(op, Prefill))
+        if not rows and not any(isinstance(op, Prefill | Reuse) for op in self._ops):
             return None  # the ops wait for the next batch
         carried = {self.running[row.request] for row in rows}
         self._count(prefilled, certain, predicted, carried)
@@ -165,8 +166,9 @@ class Scheduler:
         self._step += 1
         self._in_flight.append(frozenset(sequence.key for sequence in carried))
         for sequence in carried:
-            if sequence.share(self._slots) and not sequence.output:
-                self.counts.prefix_queries += sequence.num_given
+            if sequence.share(self._slots) and not sequence.counted:
+                sequence.counted = True
+                self.counts.prefix_queries += len(sequence.request.prompt) - 1
                 self.counts.prefix_hits += sequence.statistics.reused
         return batch
 
@@ -185,10 +187,11 @@ class Scheduler:
                 self._preempt_youngest()
             if len(self.running) >= self.limits.max_sequences:
                 return
-            if (holding := self._slots.admit(entry.given, spare=len(self.running) + 2)) is None:
+            sequence = Sequence.admitted(self._next_id, entry, self._slots, spare=len(self.running) + 2)
+            if sequence is None:
                 return
             self.waiting.remove(entry.key)
-            self.running[self._next_id] = sequence = Sequence(self._next_id, entry, holding)
+            self.running[self._next_id] = sequence
             self._next_id += 1
             self._admitted.append(sequence)
             if entry.suspicion.is_suspect:
@@ -206,16 +209,14 @@ class Scheduler:
         if entry is None or len(self.running) >= self.limits.max_sequences:
             return cursors
         own = sum(sequence.holding.shared.count(0) + 1 for sequence in self.running.values())
-        wanted = cursors + entry.num_given + 1
+        wanted = cursors + entry.num_given - entry.num_held + 1
         return wanted if own + self._slots.num_shared + wanted <= self._slots.num_slots else cursors
 
-    def _catch_up_target(self) -> tuple[int, int]:
-        """How many tokens are prefilled, and how many reused."""
+    def _catch_up_target(self) -> None:
         budget = Budget(self.limits.prefill_chunk)
         for sequence in self.running.values():
             sequence.adopt(self._slots)
             self._ops += sequence.catch_up(sequence.target, sequence.tree.root.sent, budget)
-        return self.limits.prefill_chunk - budget.prefill, MOST_REUSED - budget.reuse
 
     def _certain_rows(self) -> list[Row]:
         """Cursors that are due and not in the pipeline: without them nothing moves, so they always go."""
@@ -333,9 +334,9 @@ class Scheduler:
         """Its place is for others. Unless told otherwise, what was computed for it stays known."""
         del self.running[sequence.id]
         # Its slots may be given to a row of the batch being composed: a pending prefill must not write them too.
-        pending = [op for op in self._ops if isinstance(op, Prefill) and op.request == sequence.id]
-        self._ops = [op for op in self._ops if op not in pending]
-        computed = min([sequence.num_computed, *(op.start for op in pending)]) if keep else 0
+        pending = [op.start for op in self._ops if isinstance(op, Prefill) and op.request == sequence.id]
+        self._ops = [op for op in self._ops if not (isinstance(op, Prefill) and op.request == sequence.id)]
+        computed = min([sequence.num_computed, *pending]) if keep else 0
         self._bury(sequence, sequence.tree.root.subtree())
         self._slots.free(sequence.node_slots())
         self._slots.release(sequence.holding, sequence.tokens[:-1], computed, sequence.draft.committed)
@@ -379,6 +380,8 @@ class Scheduler:
         if self.epoch is None:
             return None
         self._reserved = self._reserve()
+        for sequence in self.running.values():
+            sequence.notice(self._slots)
         batch = self._drafting.compose(self.running.values(), self._take_slot)
         for sequence in self.running.values():
             self._slots.note_drafted(sequence.holding, sequence.draft.committed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from draft_service.generation import GenerationRequest, RequestStatistics
+from draft_service.prefix_cache import Prefix
 from draft_service.slot_pool import Holding, SlotPool
 from draft_service.suspicion import Suspicion
 from pipedec.recall import Recall
@@ -46,11 +47,20 @@ class Waiting:
     output: list[int] = field(default_factory=list)
     statistics: RequestStatistics = field(default_factory=RequestStatistics)
     suspicion: Suspicion = field(default_factory=Suspicion)
+    started: bool = False  # whether it had a place before,
+    counted: bool = False  # and was prefilled whole
+    known: Prefix | None = None  # of its certain tokens, when it last asked for a place,
+    seen: int = -1  # and in which version of the pool
 
     @property
     def given(self) -> list[int]:
         """The certain tokens before the cursor."""
         return [*self.request.prompt, *self.output][:-1]
+
+    @property
+    def num_held(self) -> int:
+        """How many of these lie in slots that running requests hold, as far as is known."""
+        return 0 if self.known is None else self.known.held
 
     @property
     def num_given(self) -> int:
@@ -79,8 +89,17 @@ class Sequence:
         self.deepest = self.tree.root.position - 1  # the last position of which a row was sent, below this cursor
         self.target = self._fresh_channel()
         self.draft = self._fresh_channel()
+        self.counted, self._is_first = entry.counted, not entry.started
         self._shares = False  # what it was given
         self._reuse(range(holding.shared.count(1)))
+
+    @classmethod
+    def admitted(cls, id: int, entry: Waiting, pool: SlotPool, spare: int) -> Sequence | None:
+        """With slots for what it was given; None unless `spare` others are left."""
+        if entry.known is None or entry.seen != pool.version:
+            entry.known, entry.seen = pool.find(entry.given), pool.version
+        holding = pool.admit(entry.num_given, entry.known, spare)
+        return None if holding is None else cls(id, entry, holding)
 
     def _fresh_channel(self) -> Channel:
         return Channel([False] * (len(self.tokens) - 1))
@@ -109,7 +128,7 @@ class Sequence:
     def forget_draft(self) -> None:
         """The draft model starts anew: it must be given everything again."""
         self.draft = self._fresh_channel()
-        self.holding.drafted = 0
+        self.holding.noted = 0
         self.tree.forget_drafts()
 
     def adopt(self, pool: SlotPool) -> None:
@@ -119,10 +138,14 @@ class Sequence:
 
     def _reuse(self, known: range) -> None:
         self.target.computed[known.start : known.stop] = [True] * len(known)
-        drafted = max(0, min(known.stop, self.holding.drafted) - known.start)
-        self.draft.computed[known.start : known.start + drafted] = [True] * drafted
-        if not self.output:
+        if self._is_first:
             self.statistics.reused = self.holding.shared.count(1)
+
+    def notice(self, pool: SlotPool) -> None:
+        """Let the draft model reuse what it has computed for other requests by now."""
+        told = self.draft.committed
+        if told < self.num_given and (known := min(pool.num_drafted(self.holding), self.num_given)) > told:
+            self.draft.computed[told:known] = [True] * (known - told)
 
     def is_caught_up(self, channel: Channel) -> bool:
         """Whether everything before the cursor is committed, so that tree rows make sense."""
@@ -206,7 +229,9 @@ class Sequence:
 
     def suspended(self) -> Waiting:
         """What it needs to be started again, later or in another epoch."""
-        return Waiting(self.key, self.request, self.output, self.statistics, self.suspicion)
+        return Waiting(
+            self.key, self.request, self.output, self.statistics, self.suspicion, started=True, counted=self.counted
+        )
 
     def mark_sent(self, node: Node) -> bool:
         """The node enters the pipeline. Whether it is the first one of its level."""

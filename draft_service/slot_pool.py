@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from draft_service.prefix_cache import PrefixCache, Run
+from draft_service.prefix_cache import Prefix, PrefixCache, Run
 from pipedec.slots import SlotAllocator
 
 _EVICTED = 64  # of so many slots one is given up at once, or more: looking for the oldest takes time
@@ -14,14 +14,14 @@ _EVICTED = 64  # of so many slots one is given up at once, or more: looking for 
 @dataclass(slots=True)
 class Holding:
     """Where the K and V of a request's certain tokens lie, or will, but for the cursor's. Slots that are `shared` are
-    the cache's, held up to `last`; the draft model is known to have computed the first `drafted`. Further slots should
-    lie from `start` on, near the others."""
+    the cache's, held up to `last`. Further ones should lie from `start` on, near the others."""
 
     slots: list[int]
     shared: bytearray
     last: Run
-    drafted: int
     start: int
+    seen: int  # the version of the cache in which it was looked for more to share
+    noted: int = 0  # tokens that the cache was told the draft model has computed
 
     def append(self, slot: int) -> None:
         """The next token's, the request's own."""
@@ -71,65 +71,81 @@ class SlotPool:
         if slots:
             self._freed(slots)
 
-    def admit(self, tokens: Sequence[int], spare: int) -> Holding | None:
-        """Slots for a request's certain tokens, with those that are known in theirs; None unless `spare` are left."""
-        found = self._cache.find(tokens)
-        self._cache.hold(found.last)
-        missing = len(tokens) - len(found.slots)
-        if self.num_free < missing + spare:
-            self._cache.let_go(found.last)
-            return None
-        self._make_room(missing)
-        slots = [*found.slots, *self._allocator.allocate(missing)]
-        shared = bytearray(b"\1" * len(found.slots) + bytes(missing))
-        start = 0 if not slots else slots[len(found.slots)] if missing else slots[-1]
-        return Holding(slots, shared, found.last, found.drafted, start)
+    @property
+    def version(self) -> int:
+        """What `find` gives is of use as long as this is the same."""
+        return self._cache.version
 
-    def adopt(self, holding: Holding, tokens: Sequence[int], start: int) -> range:
-        """The tokens, none before `start`, that have become known since, and whose slots are now the known ones."""
-        found = self._cache.find(tokens)
-        known = range(start, len(found.slots))
+    def find(self, tokens: list[int]) -> Prefix:
+        """What is known of a request's certain tokens."""
+        return self._cache.find(tokens)
+
+    def admit(self, num_tokens: int, known: Prefix, spare: int) -> Holding | None:
+        """Slots for a request's certain tokens, with those that are known in theirs; None unless `spare` are left."""
+        missing, idle = num_tokens - known.length, known.length - known.held
+        if self.num_free < missing + idle + spare:
+            return None
+        self._cache.hold(known.last)
+        self._make_room(missing)
+        slots = [*known.last.all_slots(), *self._allocator.allocate(missing)]
+        shared = bytearray(b"\1" * known.length + bytes(missing))
+        start = 0 if not slots else slots[known.length] if missing else slots[-1]
+        return Holding(slots, shared, known.last, start, self._cache.version)
+
+    def adopt(self, holding: Holding, tokens: list[int], start: int) -> range:
+        """The first of these tokens, none before `start`, that have become known since the last call, and whose slots
+        are now the known ones."""
+        if holding.seen == self._cache.version:
+            return range(0)
+        holding.seen, found = self._cache.version, self._cache.find(tokens)
+        known = range(start, found.length)
         own = [holding.slots[i] for i in known if not holding.shared[i]]
         if not own:
             return range(0)
         self._cache.hold(found.last)
         self._cache.let_go(holding.last)
-        holding.last, holding.drafted = found.last, found.drafted
-        holding.slots[start : known.stop] = found.slots[start:]
+        slots = found.last.all_slots()
+        holding.slots[start : known.stop] = slots[start:]
         holding.shared[start : known.stop] = b"\1" * len(known)
+        holding.last, holding.start = found.last, slots[-1]
         self.free(own)
         return known
 
-    def share(self, holding: Holding, tokens: Sequence[int], drafted: int) -> None:
-        """These tokens are computed: others may read them, unless they know the same already."""
-        found = self._cache.find(tokens)
-        known = len(found.slots)
-        first = holding.shared.find(0)
-        if not self._caching or first != known or any(holding.shared[known:]):
+    def share(self, holding: Holding, tokens: list[int], drafted: int) -> None:
+        """These tokens are computed: others may read them. Not if others know some of them by slots of their own: a
+        run's tokens follow on those before, in one request's slots."""
+        if not self._caching:
             return
-        run = self._cache.add(found.last, tokens[known:], holding.slots[known:])
+        found = self._cache.find(tokens)
+        own = holding.shared.find(0)
+        if own != found.length or any(holding.shared[own:]):
+            return
+        run = self._cache.add(found.last, tokens[own:], holding.slots[own:])
         self._cache.hold(run)
         self._cache.let_go(holding.last)
         holding.last = run
-        holding.shared[known:] = b"\1" * (len(tokens) - known)
+        holding.shared[own:] = b"\1" * (len(tokens) - own)
         self.note_drafted(holding, drafted)
+
+    def num_drafted(self, holding: Holding) -> int:
+        """How many of its tokens, from the first on, are shared and computed by the draft model."""
+        return min(_num_leading(holding.shared), holding.last.num_drafted())
 
     def note_drafted(self, holding: Holding, count: int) -> None:
         """The draft model has computed the first `count` tokens."""
-        first = holding.shared.find(0)
-        count = count if first < 0 else min(count, first)
-        if count > holding.drafted:
-            holding.drafted = count
+        count = min(count, _num_leading(holding.shared))
+        if count > holding.noted:
+            holding.noted = count
             self._cache.note_drafted(holding.last, count)
 
-    def release(self, holding: Holding, tokens: Sequence[int], computed: int, drafted: int) -> None:
+    def release(self, holding: Holding, tokens: list[int], computed: int, drafted: int) -> None:
         """The request leaves. Its first `computed` tokens stay known, the first `drafted` also to the draft model."""
         self.note_drafted(holding, min(computed, drafted))
         self._cache.let_go(holding.last)
         keep = range(0)
         if self._caching and computed:
             found = self._cache.find(tokens[:computed])
-            keep = range(len(found.slots), computed)
+            keep = range(found.length, computed)
             if keep:
                 new = holding.slots[keep.start : keep.stop]
                 new_drafted = min(len(keep), max(0, drafted - keep.start))
@@ -151,3 +167,8 @@ class SlotPool:
         self._cache.check_integrity()
         own = [*predicted, *(slot for holding in holdings for slot in holding.own())]
         assert len(set(own)) == len(own) == self._allocator.num_used - self._cache.num_slots
+
+
+def _num_leading(shared: bytearray) -> int:
+    own = shared.find(0)
+    return len(shared) if own < 0 else own

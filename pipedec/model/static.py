@@ -24,6 +24,7 @@ Program = Callable[[], None]
 Record = Callable[[Program], Program]  # makes of a program one that does the same again, with what its memory holds
 Progress = Callable[[float], None]
 
+_READERS = 4  # of a slot, on average, that a table has room for: requests may share what they begin with
 _EXTRA_KEYS = 512  # for which each row has room; a batch with more is computed without a program
 _CUT = 0.75  # of the layers, after which it is asked again whether to go on
 
@@ -77,7 +78,7 @@ class StaticSpan:
         self._cache = PoolCache(attention, model.span[0])
         rows, slots = sizes[-1], attention.num_slots
         distances = rows * min(_EXTRA_KEYS, slots)
-        self._layouts = {size: attention.layout(size, slots, distances) for size in sizes}
+        self._layouts = {size: attention.layout(size, _READERS * slots, distances) for size in sizes}
         self._sizes = tuple(sizes)
         self._table = torch.zeros(
             max(each.size for each in self._layouts.values()), dtype=torch.int32, device=model.device

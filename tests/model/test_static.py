@@ -10,7 +10,7 @@ import torch
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
-from pipedec.wire.messages import NO_PARENT, Batch, Open, Prefill, Row, Rows
+from pipedec.wire.messages import NO_PARENT, Batch, Open, Prefill, Reuse, Row, Rows
 from tests.model.pipeline import GREEDY
 from tests.tiny import tiny_model
 
@@ -77,6 +77,19 @@ def test_it_is_asked_before_the_last_layer_at_the_latest(
     asked: list[int] = []
     executor.execute(batch(2), None, goes_on=lambda layer: asked.append(layer) is None)
     assert asked[-1] == layers - 1
+
+
+def test_requests_that_share_their_slots_still_have_a_program(span: SpanModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they read more keys than there are slots."""
+    executor = SpanExecutor(span, 64, Execution("dense", (1, 2, 4, 8)))
+    prompt, slots = tuple(range(3, 33)), tuple(range(30))
+    executor.execute(Batch(0, 0, (Open(0, GREEDY, 31), Prefill(0, 0, prompt, slots))), None)
+    opened = [op for request in range(1, 5) for op in (Open(request, GREEDY, 31), Reuse(request, 0, prompt, slots))]
+    rows = [Row(request, 0, NO_PARENT, 40, 30, 40 + request, ()) for request in range(1, 5)]
+    monkeypatch.setattr(executor, "_run", None)  # layer by layer
+    hidden = executor.execute(Batch(0, 1, tuple(opened), Rows.of(rows)), None)
+    assert hidden is not None
+    torch.testing.assert_close(hidden, hidden[:1].expand(4, -1))
 
 
 def test_progress_is_told_of_every_program(span: SpanModel) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from benchmarks.simulation import Timing
 from draft_service.generation import GenerationRequest
+from draft_service.scheduler import Limits, Scheduler
 from draft_service.slot_pool import Holding, SlotPool
-from pipedec.policy import PolicyName
+from pipedec.policy import PolicyName, make_policy
+from pipedec.proposals import Proposals
+from pipedec.wire.messages import Batch, Decision, Verdict
 from tests.schedule.test_scheduler import POLICIES, check, simulate
 from tests.symbolic import VOCABULARY, continuation
 
@@ -39,22 +44,28 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(tokens=TOKENS, spare=st.integers(0, 3))
     def admit(self, tokens: list[int], spare: int) -> None:
-        if (holding := self.pool.admit(tokens, spare)) is None:
+        known = self.pool.find(tokens)
+        if (holding := self.pool.admit(len(tokens), known, spare)) is None:
             return
         assert self.pool.num_free >= spare
-        self._compute(holding, tokens, holding.shared.count(1))
+        assert known.length == holding.shared.count(1)
+        self._compute(holding, tokens, known.length)
         self.running.append((holding, tokens))
-        self._note_drafted(holding, tokens, holding.drafted)
+        self.drafted[id(holding)] = 0
 
     def _compute(self, holding: Holding, tokens: list[int], start: int) -> None:
         for i in range(start, len(tokens)):
             self.kv[holding.slots[i]] = tuple(tokens[: i + 1])
 
-    def _note_drafted(self, holding: Holding, tokens: list[int], count: int) -> None:
-        """The draft model reads what is said to be there, and goes on from it."""
-        for i in range(count):
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def notice(self, data: st.DataObject) -> None:
+        """What is said to be the draft model's already it reads as it is."""
+        holding, tokens = data.draw(st.sampled_from(self.running))
+        known = self.pool.num_drafted(holding)
+        for i in range(known):
             assert self.draft_kv[holding.slots[i]] == tuple(tokens[: i + 1])
-        self.drafted[id(holding)] = count
+        self.drafted[id(holding)] = max(known, self.drafted[id(holding)])
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -64,7 +75,7 @@ class PoolMachine(RuleBasedStateMachine):
         count = data.draw(st.integers(before, len(tokens)))
         for i in range(before, count):
             self.draft_kv[holding.slots[i]] = tuple(tokens[: i + 1])
-        self._note_drafted(holding, tokens, count)
+        self.drafted[id(holding)] = count
         self.pool.note_drafted(holding, count)
 
     @precondition(lambda self: self.running)
@@ -106,7 +117,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.draft_kv.clear()
         self.pool.forget_draft()
         for holding, _ in self.running:
-            holding.drafted = self.drafted[id(holding)] = 0
+            holding.noted = self.drafted[id(holding)] = 0
 
     @invariant()
     def everybody_reads_their_own_tokens(self) -> None:
@@ -125,6 +136,14 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)
+
+
+@dataclass
+class Counted:
+    """A draft that is looked at."""
+
+    reset: Callable[[int], None]
+    propose: Callable[[Batch], Proposals]
 
 
 def prompts(count: int, length: int, seed: int) -> list[tuple[int, ...]]:
@@ -168,6 +187,86 @@ def test_who_was_half_prefilled_goes_on_with_what_became_known() -> None:
     simulation.run(load)
     check(simulation, load)
     assert simulation.scheduler.counts.prefill_rows == 40
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_draft_is_told_no_more_than_the_pipeline(seed: int) -> None:
+    """Else it would have read slots that were given away when better ones became known."""
+    rng = random.Random(seed)
+    (prompt,) = prompts(1, rng.randint(30, 100), seed)
+    load = {0: GenerationRequest(prompt, 1), 1: GenerationRequest((*prompt[:-1], (prompt[-1] + 1) % VOCABULARY), 40)}
+    timing = Timing(draft=lambda rows: rng.choice([0.0001, 0.005, 0.03]))
+    simulation = simulate("adaptive", rng.randint(1, 5), 0.7, 400, timing, prefill_chunk=rng.randint(5, 40))
+    simulation.run(load)
+    check(simulation, load)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_the_draft_computes_a_common_beginning_once(comes_back: bool) -> None:
+    (prompt,) = prompts(1, 400, seed=8)
+    timing = Timing(draft=lambda rows: 0.02)
+    simulation = simulate("adaptive", 4, 0.7, 4000, timing, prefill_chunk=32)
+    draft, scheduler, prefilled = simulation.draft, simulation.scheduler, list[int]()
+    assert draft is not None
+    propose = draft.propose
+
+    def counted(batch: Batch) -> Proposals:
+        prefilled.append(batch.num_prefill)
+        return propose(batch)
+
+    simulation.draft = Counted(draft.reset, counted)
+    if comes_back:
+        simulation.run({99: GenerationRequest(prompt, 2)})
+        scheduler.lose_draft()
+        draft.reset(4000)
+        scheduler.restore_draft()
+        prefilled.clear()
+    load = {key: GenerationRequest((*prompt, key), 40) for key in range(8)}
+    simulation.run(load)
+    check(simulation, load)
+    assert 400 <= sum(prefilled) < 1000
+
+
+def test_who_shares_with_a_running_request_gets_a_place_beside_it() -> None:
+    """What both read takes no room twice; predictions leave what is missing."""
+    (prompt,) = prompts(1, 400, seed=9)
+    simulation = simulate("adaptive", 6, 1.0, num_slots=1000, max_sequences=2)
+    first = GenerationRequest(prompt, 300)
+    simulation.run({0: first}, until=lambda: len(simulation.generated[0].tokens) > 90)
+    second = GenerationRequest((*prompt[:-1], *(token % VOCABULARY for token in range(150))), 10)
+    simulation.run({1: second}, until=lambda: bool(simulation.generated[1].tokens))
+    assert len(simulation.generated[0].tokens) < 200
+    simulation.run({})
+    check(simulation, {0: first, 1: second})
+
+
+@pytest.mark.parametrize("length", range(30, 36))
+@pytest.mark.parametrize("chunk", [4, 8])
+def test_what_a_preempted_request_computed_itself_is_none_of_another(length: int, chunk: int) -> None:
+    """And rows that were taken out of a batch again are not counted as sent."""
+    scheduler = Scheduler(Limits(3, max_sequences=2, prefill_chunk=chunk), make_policy("none"))
+    scheduler.start_epoch(1, 64)
+    scheduler.submit(0, GenerationRequest(tuple(range(100, 120)), 40))
+    in_flight: list[Batch] = []
+    prefilled = 0
+    second: GenerationRequest | None = GenerationRequest(tuple(range(200, 200 + length)), 5)
+    for _ in range(200):
+        if second and any(len(sequence.output) == 8 for sequence in scheduler.running.values()):
+            scheduler.submit(1, second)
+            second = None
+        if (batch := scheduler.compose()) is not None:
+            scheduler.on_started(batch.step)
+            in_flight.append(batch)
+            prefilled += batch.num_prefill
+        if in_flight and (batch is None or len(in_flight) > 2):
+            done = in_flight.pop(0)
+            running = [row.request for row in done.rows if row.request in scheduler.running]
+            scheduler.on_verdict(Verdict(1, done.step, tuple(Decision(request, (7,)) for request in running)))
+    assert not scheduler.running
+    assert scheduler.counts.preemptions > 0
+    assert scheduler.counts.prefix_hits == 0
+    assert scheduler.counts.prefix_queries == 19 + length - 1
+    assert scheduler.counts.prefill_rows == prefilled
 
 
 def test_a_full_pool_gives_up_what_was_not_wanted_for_longest() -> None:
