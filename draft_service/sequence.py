@@ -133,7 +133,7 @@ class Sequence:
 
     def adopt(self, pool: SlotPool) -> None:
         """Reuse what was computed for other requests since this one had its place, as far as nobody was told yet."""
-        if self.target.committed < self.num_given:
+        if self.target.committed < self.num_given and self.holding.seen != pool.version:
             self._reuse(pool.adopt(self.holding, self.tokens[: self.num_given], self.target.committed))
 
     def _reuse(self, known: range) -> None:

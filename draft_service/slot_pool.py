@@ -93,10 +93,8 @@ class SlotPool:
         return Holding(slots, shared, known.last, start, self._cache.version)
 
     def adopt(self, holding: Holding, tokens: list[int], start: int) -> range:
-        """The first of these tokens, none before `start`, that have become known since the last call, and whose slots
-        are now the known ones."""
-        if holding.seen == self._cache.version:
-            return range(0)
+        """The first of these tokens, none before `start`, that have become known meanwhile, and whose slots are now the
+        known ones."""
         holding.seen, found = self._cache.version, self._cache.find(tokens)
         known = range(start, found.length)
         own = [holding.slots[i] for i in known if not holding.shared[i]]
