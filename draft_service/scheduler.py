@@ -166,10 +166,8 @@ class Scheduler:
         self._step += 1
         self._in_flight.append(frozenset(sequence.key for sequence in carried))
         for sequence in carried:
-            if sequence.share(self._slots) and not sequence.counted:
-                sequence.counted = True
-                self.counts.prefix_queries += len(sequence.request.prompt) - 1
-                self.counts.prefix_hits += sequence.statistics.reused
+            if sequence.share(self._slots):
+                self.counts.prompt(len(sequence.request.prompt) - 1, sequence.statistics.reused)
         return batch
 
     def _all_dead(self) -> bool:
@@ -380,10 +378,11 @@ class Scheduler:
         if self.epoch is None:
             return None
         self._reserved = self._reserve()
-        for sequence in self.running.values():
+        behind = [sequence for sequence in self.running.values() if sequence.draft.committed < sequence.num_given]
+        for sequence in behind:
             sequence.notice(self._slots)
         batch = self._drafting.compose(self.running.values(), self._take_slot)
-        for sequence in self.running.values():
+        for sequence in behind:
             self._slots.note_drafted(sequence.holding, sequence.draft.committed)
         return batch
 

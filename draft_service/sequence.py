@@ -89,7 +89,7 @@ class Sequence:
         self.deepest = self.tree.root.position - 1  # the last position of which a row was sent, below this cursor
         self.target = self._fresh_channel()
         self.draft = self._fresh_channel()
-        self.counted, self._is_first = entry.counted, not entry.started
+        self._counted, self._is_first = entry.counted, not entry.started
         self._shares = False  # what it was given
         self._reuse(range(holding.shared.count(1)))
 
@@ -152,12 +152,14 @@ class Sequence:
         return channel.committed >= self.num_prefill
 
     def share(self, pool: SlotPool) -> bool:
-        """Once the pipeline has all that this request was given, others can begin with the same. Whether it is now."""
+        """Once the pipeline has all that this request was given, others can begin with the same. Whether it has so for
+        the first time of this request."""
         if self._shares or self.target.committed < self.num_given:
             return False
         self._shares = True
         pool.share(self.holding, self.tokens[: self.num_given], min(self.draft.committed, self.num_given))
-        return True
+        first, self._counted = not self._counted, True
+        return first
 
     def catch_up(self, channel: Channel, cursor_computed: bool, budget: Budget) -> list[Op]:
         """Ops that bring a channel's committed list up to date, as far as the budget goes, from which they are taken.
@@ -230,7 +232,7 @@ class Sequence:
     def suspended(self) -> Waiting:
         """What it needs to be started again, later or in another epoch."""
         return Waiting(
-            self.key, self.request, self.output, self.statistics, self.suspicion, started=True, counted=self.counted
+            self.key, self.request, self.output, self.statistics, self.suspicion, started=True, counted=self._counted
         )
 
     def mark_sent(self, node: Node) -> bool:

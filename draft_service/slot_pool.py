@@ -62,7 +62,8 @@ class SlotPool:
 
     def take(self, start: int) -> int:
         """One slot, from `start` on if there is one. Raises `IndexError` when none can be had."""
-        self._make_room(1)
+        if not self._allocator.num_free:
+            self._make_room(1)
         return self._allocator.take(start)
 
     def free(self, slots: Sequence[int]) -> None:

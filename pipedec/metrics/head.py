@@ -52,6 +52,11 @@ class HeadCounts:
         self.predicted_rows += predicted
         self.batch_rows.add(prefilled + certain + predicted)
 
+    def prompt(self, tokens: int, reused: int) -> None:
+        """A prompt was read, of which so many tokens had been computed for others."""
+        self.prefix_queries += tokens
+        self.prefix_hits += reused
+
     def hit(self, ahead: int) -> None:
         """A token was decided whose row was in the pipeline; it was sent so many levels ahead of the cursor."""
         self.hits += 1
