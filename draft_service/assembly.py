@@ -177,7 +177,7 @@ def assemble_app(
     at_once = serving.max_sequences + serving.max_queue
     engine = PipelineEngine(models.info, head, max_requests=at_once, timeout=serving.request_timeout_seconds)
     metrics = RequestMetrics(registry, models.resource.served_name)
-    key_file = None if config.api_key_file is None else KeyFile(config.api_key_file)
+    api_key = None if config.api_key_file is None else KeyFile(config.api_key_file).key
     show_text = serving.live_page.show_text if config.live_text is None else config.live_text
     text = models.tokenizer.token_text if show_text else None
     live = Broadcast(head, About(models.resource.served_name, models.split, spec.policy, text))
@@ -187,7 +187,7 @@ def assemble_app(
         engine,
         models.tokenizer,
         metrics,
-        api_key=None if key_file is None else lambda: key_file.key,
+        api_key=api_key,
         max_body_bytes=max(MIN_BODY_LIMIT, BODY_BYTES_PER_TOKEN * models.info.context),
         max_sequences=at_once,
         health=head.health,

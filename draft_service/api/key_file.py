@@ -23,8 +23,8 @@ class KeyFile:
         self._version = self._look()
         self._key = read_api_key(file)
 
-    @property
     def key(self) -> str:
+        """The key of the moment."""
         version = self._look()  # before it is read: what changes in between is seen the next time
         if version != self._version:
             self._version = version

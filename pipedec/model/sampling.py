@@ -20,8 +20,8 @@ from pipedec.wire.messages import TokenLogprobs
 LEAST_LOGPROB = -9999.0  # of a token that is impossible: JSON has no infinity
 
 _WORD = 2**64
-_GOLDEN = 0x9E3779B97F4A7C15  # splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators"
-_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+GOLDEN = 0x9E3779B97F4A7C15  # splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators"
+MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 class History:
@@ -123,7 +123,7 @@ def truncate(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:
 
 def state_of(seed: int, position: int) -> int:
     """What `uniform` hashes with tokens."""
-    return _mix(_mix(seed) + position * _GOLDEN)
+    return _mix(_mix(seed) + position * GOLDEN)
 
 
 def uniform(state: int, tokens: torch.Tensor) -> torch.Tensor:
@@ -131,7 +131,7 @@ def uniform(state: int, tokens: torch.Tensor) -> torch.Tensor:
 
     52 of the hash's bits are used: with 53, the largest would round to 1.
     """
-    bits = _shifted(_mix_tensor(tokens * _signed(_GOLDEN) + _signed(state)), 12)
+    bits = _shifted(_mix_tensor(tokens * _signed(GOLDEN) + _signed(state)), 12)
     return (bits.double() + 0.5) * 2.0**-52
 
 
@@ -180,17 +180,17 @@ def _logprobs(logits: torch.Tensor, token: int, count: int) -> TokenLogprobs:
 
 
 def _mix(state: int) -> int:
-    state = (state + _GOLDEN) % _WORD
-    state = (state ^ (state >> 30)) * _MIX_1 % _WORD
-    state = (state ^ (state >> 27)) * _MIX_2 % _WORD
+    state = (state + GOLDEN) % _WORD
+    state = (state ^ (state >> 30)) * MIX_1 % _WORD
+    state = (state ^ (state >> 27)) * MIX_2 % _WORD
     return state ^ (state >> 31)
 
 
 def _mix_tensor(state: torch.Tensor) -> torch.Tensor:
     """The same on int64 tensors, whose multiplication wraps as that of uint64 does."""
-    state = state + _signed(_GOLDEN)
-    state = (state ^ _shifted(state, 30)) * _signed(_MIX_1)
-    state = (state ^ _shifted(state, 27)) * _signed(_MIX_2)
+    state = state + _signed(GOLDEN)
+    state = (state ^ _shifted(state, 30)) * _signed(MIX_1)
+    state = (state ^ _shifted(state, 27)) * _signed(MIX_2)
     return state ^ _shifted(state, 31)
 
 

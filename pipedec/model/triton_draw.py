@@ -9,9 +9,10 @@ import torch
 import triton
 import triton.language as tl
 
+from pipedec.model.sampling import GOLDEN, MIX_1, MIX_2
+
 PIECE = 1024  # tokens of a program
-_GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)  # splitmix64, as in `pipedec.model.sampling`
-_MIX_1, _MIX_2 = tl.constexpr(0xBF58476D1CE4E5B9), tl.constexpr(0x94D049BB133111EB)
+_GOLDEN, _MIX_1, _MIX_2 = tl.constexpr(GOLDEN), tl.constexpr(MIX_1), tl.constexpr(MIX_2)
 _UNIT = tl.constexpr(2.0**-52)
 
 

@@ -45,7 +45,7 @@ def secret(tmp_path: Path) -> Mounted:
 @pytest.fixture
 def client(secret: Mounted, tokenizer: Tokenizer) -> Iterator[httpx.Client]:
     file = KeyFile(secret.key)
-    with served_with(tokenizer, api_key=lambda: file.key) as client:
+    with served_with(tokenizer, api_key=file.key) as client:
         yield client
 
 
