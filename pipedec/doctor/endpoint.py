@@ -73,7 +73,13 @@ def judge_endpoint(facts: EndpointFacts) -> list[Finding]:
     if facts.health.status == 0:
         remedy = "Start it with `pipedec up`, or forward its port with `kubectl port-forward svc/NAME 8000`"
         return [Finding("fail", "health", f"nothing answers at {facts.url}: {facts.health.message}", remedy)]
-    found = [_health(facts.health), _ready(facts.ready), *_models(facts.models)]
+    log = "Look at the draft pod's log; its liveness probe will restart it"
+    stages = "Stages that are missing say in their own log, and at their /readyz, what they wait for"
+    found = [
+        _probe("health", facts.health, "the head makes progress", log),
+        _probe("ready", facts.ready, "the pipeline answers", stages),
+        *_models(facts.models),
+    ]
     if facts.completion is not None:
         found.append(_completion(facts.completion))
     if not facts.samples:
@@ -81,21 +87,12 @@ def judge_endpoint(facts: EndpointFacts) -> list[Finding]:
     return [*found, *_formation(facts), *_speculation(facts), *_load(facts), *_balance(facts), *_security(facts)]
 
 
-def _health(answer: Answer) -> Finding:
-    if answer.status == 200 and not isinstance(answer.body, dict):
-        return Finding("fail", "health", "what answers there is not PipeDec", ANOTHER_SERVICE)
-    if answer.status == 200:
-        return Finding("ok", "health", "the head makes progress")
-    return Finding("fail", "health", answer.message, "Look at the draft pod's log; its liveness probe will restart it")
-
-
-def _ready(answer: Answer) -> Finding:
-    if answer.status == 200 and not isinstance(answer.body, dict):
-        return Finding("fail", "ready", "what answers there is not PipeDec", ANOTHER_SERVICE)
-    if answer.status == 200:
-        return Finding("ok", "ready", "the pipeline answers")
-    remedy = "Stages that are missing say in their own log, and at their /readyz, what they wait for"
-    return Finding("fail", "ready", answer.message, remedy)
+def _probe(name: str, answer: Answer, good: str, remedy: str) -> Finding:
+    if answer.status != 200:
+        return Finding("fail", name, answer.message, remedy)
+    if not isinstance(answer.body, dict):
+        return Finding("fail", name, "what answers there is not PipeDec", ANOTHER_SERVICE)
+    return Finding("ok", name, good)
 
 
 def _models(answer: Answer) -> Iterator[Finding]:
