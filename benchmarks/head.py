@@ -29,6 +29,7 @@ from benchmarks.drafts import DraftSource
 from benchmarks.measure import Device, decode, simulate
 from benchmarks.recording import Transcript
 from benchmarks.wallclock.scene import prompts_of_each_kind
+from draft_service.drafting import DraftRun
 from draft_service.scheduler import Limits, Output, Scheduler
 from pipedec.config import model_cache
 from pipedec.errors import PipeDecError
@@ -70,7 +71,7 @@ class TimedScheduler(Scheduler):
         with self._timed("answers"):
             super().on_proposals(epoch, proposals)
 
-    def compose_draft(self) -> Batch | None:
+    def compose_draft(self) -> DraftRun | None:
         with self._timed("compose_draft"):
             return super().compose_draft()
 

@@ -10,6 +10,7 @@ import torch
 from draft_service.drafter import Adjust, Drafter
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
+from pipedec.model.grammar import Grammars
 from pipedec.model.loader import SpanModel
 from pipedec.partition import estimate_costs, partition
 from stage_service.worker import StageWorker
@@ -22,12 +23,13 @@ def build_stages(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     execution: Execution | None = None,
+    grammars: Grammars | None = None,
 ) -> list[StageWorker]:
     """The model at `path`, split as `pipedec up` splits it, as stage workers."""
     costs = estimate_costs(json.loads((path / "config.json").read_text()))
     spans = partition(costs.layers, num_stages, costs.embed, costs.head)
     models = [SpanModel.load(path, span, dtype=dtype, device=device) for span in spans]
-    return [StageWorker(SpanExecutor(model, num_slots, execution), is_last=model.last) for model in models]
+    return [StageWorker(SpanExecutor(model, num_slots, execution), model.last, grammars) for model in models]
 
 
 def build_drafter(

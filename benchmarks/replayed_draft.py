@@ -21,6 +21,7 @@ import torch
 from benchmarks.recording import Ints, Logits, Transcript
 from benchmarks.replay import Transcripts
 from draft_service.drafter import Adjust
+from draft_service.guidance import UNGUIDED, Guides
 from pipedec.errors import PipeDecError
 from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
@@ -125,7 +126,7 @@ class ReplayedDraft:
         self._transcripts.clear()
         self._nodes.clear()
 
-    def propose(self, batch: Batch) -> Proposals:
+    def propose(self, batch: Batch, guides: Guides = UNGUIDED) -> Proposals:
         self._transcripts.apply(batch.ops)
         tokens, logprobs = [], []
         for request, node, parent, token, position, _, _ in batch.rows:

@@ -152,8 +152,8 @@ class Simulation:
         self.scheduler.take_admitted()
         while (batch := self.scheduler.compose()) is not None:
             self._at(self.timing.link, lambda batch=batch: self._arrived(0, batch, None))  # type: ignore[misc]
-        if self.draft is not None and (batch := self.scheduler.compose_draft()) is not None:
-            proposals = self.draft.propose(batch)
+        if self.draft is not None and (run := self.scheduler.compose_draft()) is not None:
+            batch, proposals = run.batch, self.draft.propose(*run)
             self._at(self.timing.draft(batch.num_rows), lambda: self._drafted(batch.epoch, proposals))
 
     def _drafted(self, epoch: int, proposals: Proposals) -> None:

@@ -13,6 +13,7 @@ import logging
 
 from draft_service.api import serve
 from draft_service.assembly import LoadedModels, assemble_app, assemble_head, load_models
+from draft_service.grammar_trial import GrammarTrial
 from pipedec.config import DraftConfig
 from pipedec.errors import PipeDecError
 from pipedec.garbage import collect_rarely
@@ -31,9 +32,10 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    with Transport.open(config.keys_dir) as transport:
+    trial = GrammarTrial(models.tokenizer.backend, models.info.vocab_size)
+    with Transport.open(config.keys_dir) as transport, trial:
         head = assemble_head(config, models, transport, registry)
-        app, engine, live = assemble_app(config, models, head, registry)
+        app, engine, live = assemble_app(config, models, head, registry, trial)
         running = asyncio.create_task(asyncio.to_thread(head.run))
         running.add_done_callback(lambda _: stop.set())
         serving_http = asyncio.create_task(

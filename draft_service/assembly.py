@@ -18,6 +18,7 @@ from draft_service.drafter import Drafter, Proposer
 from draft_service.engine import PipelineEngine
 from draft_service.formation import Members
 from draft_service.generation import EngineInfo
+from draft_service.grammar_trial import GrammarTrial
 from draft_service.live.broadcast import Broadcast
 from draft_service.live.frames import About
 from draft_service.loop import Head, Links
@@ -34,6 +35,7 @@ from pipedec.metrics.requests import RequestMetrics
 from pipedec.model.devices import check_dtype, choose_device
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
+from pipedec.model.grammar import Grammars
 from pipedec.model.loader import SpanModel
 from pipedec.model.shape import model_shape, read_config
 from pipedec.models import identity, resolve
@@ -51,7 +53,8 @@ BODY_BYTES_PER_TOKEN = 16  # of a prompt as text or ids, in JSON with its escape
 
 @dataclass(frozen=True, slots=True)
 class LoadedModels:
-    """What the head needs of the target (no weights), and the draft model, if there is one."""
+    """What the head needs of the target (no weights), and the draft model, if there is one. Without `grammars` there is
+    no structured output."""
 
     resource: PipeDecDeployment
     split: tuple[tuple[int, int], ...]
@@ -59,6 +62,7 @@ class LoadedModels:
     info: EngineInfo
     tokenizer: Tokenizer
     draft: Proposer | None
+    grammars: Grammars | None = None
 
 
 def load_models(config: DraftConfig) -> LoadedModels:
@@ -88,7 +92,9 @@ def load_models(config: DraftConfig) -> LoadedModels:
         draft = _load_draft(config, resource, folder, path, slots, context)
     info = EngineInfo(resource.served_name, context, shape.vocab_size, tuple(split))
     ours = revision(spec, split, PROTOCOL_VERSION, identity(path))
-    return LoadedModels(resource, split, ours, info, load_tokenizer(path), draft)
+    tokenizer = load_tokenizer(path)
+    grammars = Grammars.of(tokenizer.backend, shape.vocab_size)
+    return LoadedModels(resource, split, ours, info, tokenizer, draft, grammars)
 
 
 def _load_draft(
@@ -160,7 +166,7 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
         max_rows=spec.max_rows,
         prefix_cache=spec.serving.prefix_cache,
     )
-    scheduler = Scheduler(limits, policy)
+    scheduler = Scheduler(limits, policy, models.grammars)
     if models.draft is None:
         scheduler.lose_draft()
     head = Head(scheduler, members, Links(transport, control, verdicts), models.draft, cost=cost, draft_cost=draft_cost)
@@ -169,7 +175,11 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
 
 
 def assemble_app(
-    config: DraftConfig, models: LoadedModels, head: Head, registry: CollectorRegistry
+    config: DraftConfig,
+    models: LoadedModels,
+    head: Head,
+    registry: CollectorRegistry,
+    trial: GrammarTrial | None = None,
 ) -> tuple[FastAPI, PipelineEngine, Broadcast]:
     """The endpoint over a head, and what its live page shows. Needs a running event loop."""
     spec = models.resource.spec
@@ -193,5 +203,6 @@ def assemble_app(
         health=head.health,
         live=shown,
         tracer=tracer,
+        trial=None if models.grammars is None else trial,
     )
     return app, engine, live

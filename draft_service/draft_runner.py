@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from draft_service.drafter import Proposer
+from draft_service.drafting import DraftRun
 from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 
@@ -32,9 +33,9 @@ class DraftRunner:
         """Forget all requests before the next batch, whose outcome it is when this fails."""
         self._queue.put(lambda: self._reset(num_slots))
 
-    def propose(self, batch: Batch) -> None:
+    def propose(self, run: DraftRun) -> None:
         """Evaluate a batch; `done` gets the outcome."""
-        self._queue.put(lambda: self._propose(batch))
+        self._queue.put(lambda: self._propose(run))
 
     def close(self) -> None:
         """End the thread, after the run in progress; one that hangs ends with the process."""
@@ -52,10 +53,10 @@ class DraftRunner:
         except Exception as error:  # told with the next batch: whoever resets does not wait
             self._broken = error
 
-    def _propose(self, batch: Batch) -> None:
+    def _propose(self, run: DraftRun) -> None:
         start = time.perf_counter()
         try:
-            outcome: Outcome = self._broken or self._draft.propose(batch)
+            outcome: Outcome = self._broken or self._draft.propose(*run)
         except Exception as error:  # whatever it is, decoding goes on without speculation; the head says so
             outcome = error
-        self._done(batch, outcome, time.perf_counter() - start)
+        self._done(run.batch, outcome, time.perf_counter() - start)

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from draft_service.guidance import UNGUIDED, Guides
 from pipedec.errors import ModelError
 from pipedec.model.executor import SpanExecutor
 from pipedec.proposals import Proposals
@@ -25,10 +26,10 @@ class Proposer(Protocol):
     def reset(self, num_slots: int) -> None:
         """Forget all requests and hold that many KV slots: batches begin anew."""
 
-    def propose(self, batch: Batch) -> Proposals:
-        """Children for each tree row of the batch, whose ops and prefill tokens are applied first. Returns when the
-        device is done, so that the time until then is the run's. Whatever is raised means that there are no predictions
-        until it is reset."""
+    def propose(self, batch: Batch, guides: Guides) -> Proposals:
+        """Children for each tree row of the batch, whose ops and prefill tokens are applied first: such as its guide
+        allows. Returns when the device is done, so that the time until then is the run's. Whatever is raised means that
+        there are no predictions until it is reset."""
 
 
 class Drafter:
@@ -48,16 +49,18 @@ class Drafter:
         self._executor.reset()
 
     @torch.inference_mode()
-    def propose(self, batch: Batch) -> Proposals:
+    def propose(self, batch: Batch, guides: Guides = UNGUIDED) -> Proposals:
         hidden = self._executor.execute(batch, None)
         if not len(batch.rows) or hidden is None:
             self._executor.staging.wait()
             return Proposals.of(())
         rows = hidden[batch.num_prefill :]
-        if self._adjust is None:
+        if self._adjust is None and not guides:
             best = self.rank(rows)
         else:
-            best = self._likeliest(self._adjust(batch, self._executor.head(rows)))
+            logits = self._executor.head(rows)
+            logits = logits if self._adjust is None else self._adjust(batch, logits)
+            best = self._likeliest(_guided(logits, guides))
         tokens, logprobs = (tensor.numpy() for tensor in self._executor.staging.download(*best))
         sound = np.isfinite(logprobs).any(-1, keepdims=True)  # NaN spoils its whole row
         if not sound.any():
@@ -68,3 +71,13 @@ class Drafter:
     def _likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and log-probabilities [rows, children], likeliest first."""
         return self._executor.likeliest(logits, min(self._children, logits.shape[-1]))
+
+
+def _guided(logits: torch.Tensor, guides: Guides) -> torch.Tensor:
+    """Logits [rows, vocabulary] with -inf where a row's guide forbids a token; one that forbids all knows nothing."""
+    allowed = {row: each for row, guide in guides.items() if (each := guide.allowed()) is not None and each.any()}
+    if not allowed:
+        return logits
+    forbidden = ~torch.from_numpy(np.stack(list(allowed.values()))).to(logits.device)
+    index = torch.tensor(list(allowed), device=logits.device)
+    return logits.index_copy(0, index, logits[index].masked_fill(forbidden, float("-inf")))

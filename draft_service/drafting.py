@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
+from draft_service.guidance import Guidance, Guides
 from draft_service.sequence import Budget, Sequence
 from pipedec.metrics.head import HeadCounts
 from pipedec.policy import Policy
@@ -14,11 +16,20 @@ from pipedec.wire.messages import Batch, Op, Rows
 TakeSlot = Callable[[Sequence, Node], bool]  # gives a node a KV slot if it has none; False when there is no room
 
 
+class DraftRun(NamedTuple):
+    """What the draft model is asked for."""
+
+    batch: Batch
+    guides: Guides
+
+
 class Drafting:
     """One run of the draft model at a time. `ops` collects what it must be told with the next one."""
 
-    def __init__(self, policy: Policy, counts: HeadCounts, prefill_chunk: int, max_rows: int) -> None:
-        self._policy, self._counts = policy, counts
+    def __init__(
+        self, policy: Policy, counts: HeadCounts, guidance: Guidance, prefill_chunk: int, max_rows: int
+    ) -> None:
+        self._policy, self._counts, self._guidance = policy, counts, guidance
         self._prefill_chunk, self._max_rows = prefill_chunk, max_rows
         self.available = policy.children > 0
         self._epoch = 0
@@ -36,6 +47,10 @@ class Drafting:
         self.ops: list[Op] = []
         self._job: list[tuple[Sequence, Node]] | None = None
 
+    def forced(self, sequence: Sequence) -> list[int]:
+        """What alone can come next in a sequence, as its grammar leaves no choice; with or without a draft model."""
+        return self._guidance.forced(sequence)
+
     def lose(self) -> None:
         """The draft model is gone, until `restore`."""
         self.available = False
@@ -48,7 +63,7 @@ class Drafting:
         for sequence in sequences:
             sequence.forget_draft()
 
-    def compose(self, sequences: Collection[Sequence], take_slot: TakeSlot) -> Batch | None:
+    def compose(self, sequences: Collection[Sequence], take_slot: TakeSlot) -> DraftRun | None:
         """The next run, or None while it is busy, gone, or there is nothing to evaluate."""
         if not self.available or self.busy:
             return None
@@ -62,9 +77,10 @@ class Drafting:
         self._counts.draft_rows += len(job)
         rows = [sequence.row(node, sequence.draft) for sequence, node in job]
         batch = Batch(self._epoch, self._step, tuple(self.ops), Rows.of(rows))
+        guides = {row: guide for row, each in enumerate(job) if (guide := self._guidance.after(*each)) is not None}
         self.ops, self._job = [], job
         self._step += 1
-        return batch
+        return DraftRun(batch, guides)
 
     def answered(self, epoch: int, proposals: Proposals) -> None:
         """Children for the rows of the run under way; those of an old epoch change nothing."""

@@ -11,14 +11,17 @@ from collections import deque
 from collections.abc import Iterable, Set
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import partial
 
 from draft_service.backlog import Backlog
-from draft_service.drafting import Drafting
+from draft_service.drafting import Drafting, DraftRun
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
+from draft_service.guidance import Guidance
 from draft_service.sequence import Budget, Sequence, Waiting
 from draft_service.slot_pool import SlotPool
 from pipedec.errors import PipeDecError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
+from pipedec.model.grammar import Grammars
 from pipedec.policy import Policy
 from pipedec.proposals import Proposals
 from pipedec.recall import SHORTEST, SURE
@@ -43,7 +46,7 @@ class Limits:
 class Scheduler:
     """State of all requests of one pipeline. Without an epoch nothing is composed, and requests wait."""
 
-    def __init__(self, limits: Limits, policy: Policy) -> None:
+    def __init__(self, limits: Limits, policy: Policy, grammars: Grammars | None = None) -> None:
         self.limits = limits
         self.policy = policy
         self.counts = HeadCounts()
@@ -53,7 +56,7 @@ class Scheduler:
         self._failed: list[tuple[int, PipeDecError]] = []
         self._admitted: list[Sequence] = []
         self._next_id = 0
-        self._drafting = Drafting(policy, self.counts, limits.prefill_chunk, limits.max_rows)
+        self._drafting = Drafting(policy, self.counts, Guidance(grammars), limits.prefill_chunk, limits.max_rows)
         self._reset_pipeline(num_slots=1)
 
     # -- life of requests and epochs ----------------------------------------------------------------------------
@@ -244,7 +247,8 @@ class Scheduler:
         by_tree = {id(sequence.tree): sequence for sequence in able}
         least = SURE if self.draft_available else SHORTEST
         for sequence in by_tree.values():
-            self.policy.recall(sequence.tree, sequence.text, least, sequence.last_position)
+            forced = partial(self._drafting.forced, sequence)
+            self.policy.recall(sequence.tree, sequence.text, least, sequence.last_position, forced)
         for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
             if len(rows) >= self.limits.max_rows or not self._take_slot(sequence := by_tree[id(tree)], node):
                 break
@@ -373,7 +377,7 @@ class Scheduler:
         self._drafting.restore(self.running.values())
         self._slots.forget_draft()
 
-    def compose_draft(self) -> Batch | None:
+    def compose_draft(self) -> DraftRun | None:
         """The draft model's next run, or None while it is busy, absent, or there is nothing to evaluate."""
         if self.epoch is None:
             return None
@@ -381,13 +385,13 @@ class Scheduler:
         behind = [sequence for sequence in self.running.values() if sequence.draft.committed < sequence.num_given]
         for sequence in behind:
             sequence.notice(self._slots)
-        batch = self._drafting.compose(self.running.values(), self._take_slot)
+        run = self._drafting.compose(self.running.values(), self._take_slot)
         for sequence in behind:
             self._slots.note_drafted(sequence.holding, sequence.draft.committed)
-        return batch
+        return run
 
     def on_proposals(self, epoch: int, proposals: Proposals) -> None:
-        """The draft model's answer to the batch of `compose_draft`, row by row; an old epoch's changes nothing."""
+        """The draft model's answer to the run of `compose_draft`, row by row; an old epoch's changes nothing."""
         self._drafting.answered(epoch, proposals)
 
     def check_integrity(self) -> None:

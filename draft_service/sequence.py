@@ -8,12 +8,14 @@ from draft_service.generation import GenerationRequest, RequestStatistics
 from draft_service.prefix_cache import Prefix
 from draft_service.slot_pool import Holding, SlotPool
 from draft_service.suspicion import Suspicion
+from pipedec.model.grammar import Matcher
 from pipedec.recall import Recall
 from pipedec.sampling_params import SamplingParams
 from pipedec.tree import NO_SLOT, Advance, Node, PredictionTree
 from pipedec.wire.messages import Commit, Op, Open, Prefill, Reuse, Row
 
-MOST_REUSED = 2**16  # tokens of one batch, whose header has a limit
+MOST_REUSED = 2**16  # tokens of one batch, whose header has a limit,
+MOST_GRAMMAR = 2**18  # and characters of grammars
 
 
 @dataclass(slots=True)
@@ -32,10 +34,11 @@ class Channel:
 
 @dataclass(slots=True)
 class Budget:
-    """Tokens that one batch may still prefill, and that it may reuse."""
+    """Tokens that one batch may still prefill, and that it may reuse; and characters of grammars."""
 
     prefill: int
     reuse: int = MOST_REUSED
+    grammar: int = MOST_GRAMMAR
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ class Sequence:
         self._num_known = len(entry.output)  # output tokens at the start
         self.tokens = [*self.request.prompt, *self.output]
         self.text = Recall(self.tokens)
+        self.matcher: Matcher | None = None  # of its grammar, once `Guidance` has looked at it
         self.holding = holding
         self.num_given = entry.num_given  # certain tokens, when it was (re)started, before the cursor
         self.tree = PredictionTree(self.tokens[-1], len(self.tokens) - 1)
@@ -167,8 +171,11 @@ class Sequence:
         before the pipeline is: what neither was told may yet be found computed."""
         ops: list[Op] = []
         if not channel.opened:
-            channel.opened = True
             sampling = self.request.sampling if channel is self.target else SamplingParams()
+            if len(sampling.grammar) > budget.grammar:
+                return ops
+            budget.grammar -= len(sampling.grammar)
+            channel.opened = True
             ops.append(Open(self.id, sampling, len(self.request.prompt)))
         start, end = channel.committed, self.num_prefill
         if channel is self.draft and self.target.committed < self.num_given:

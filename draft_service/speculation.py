@@ -53,9 +53,9 @@ class Speculation:
 
     def work(self) -> None:
         """Ask for predictions, if any are wanted."""
-        if (job := self._scheduler.compose_draft()) is not None:
-            self._runner.propose(job)
-            self._transit.sent(self._asked, job.num_rows, time.monotonic())
+        if (run := self._scheduler.compose_draft()) is not None:
+            self._runner.propose(run)
+            self._transit.sent(self._asked, run.batch.num_rows, time.monotonic())
             self._asked += 1
 
     def tick(self, now: float) -> None:

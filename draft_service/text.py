@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from pipedec.errors import ModelError, RequestError
+from pipedec.model.tokenizer import backend_of, read_tokenizer
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoders put for bytes that are not (yet) a character
 RESERVED_OPTIONS = frozenset({"messages"}).union(
@@ -29,12 +29,8 @@ class Tokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_tokens: Iterable[int] = ()) -> None:
         """`end_tokens`: the ids that end an answer, besides the tokenizer's own."""
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, tokenizers.Tokenizer):
-            raise ModelError(f"{tokenizer.name_or_path}: a tokenizer.json is needed, but there is none")
-        backend.no_truncation()  # tokenizer.json may carry what a training script has set: prompts would be cut,
-        backend.no_padding()  # or filled up
-        self._hf, self._backend = tokenizer, backend
+        self._hf, self.backend = tokenizer, backend_of(tokenizer)
+        backend = self.backend
         added = backend.get_added_tokens_decoder()
         self._added = {token: entry.content for token, entry in added.items()}
         self._alphabet = _byte_alphabet() if "ByteLevel" in repr(backend.decoder) else {}
@@ -66,12 +62,12 @@ class Tokenizer:
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         """In a batch of one: other than `encode`, that lets other threads run meanwhile."""
-        (encoding,) = self._backend.encode_batch([text], add_special_tokens=special)
+        (encoding,) = self.backend.encode_batch([text], add_special_tokens=special)
         return list(encoding.ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; special tokens have none."""
-        return self._backend.decode(tokens, skip_special_tokens=True)
+        return self.backend.decode(tokens, skip_special_tokens=True)
 
     def token_text(self, token: int) -> str:
         """A token for a person to look at, alone; special ones and parts of characters too."""
@@ -81,7 +77,7 @@ class Tokenizer:
         """The UTF-8 bytes that one token stands for, perhaps only a part of a character."""
         if token in self._added:
             return self._added[token].encode()
-        piece = self._backend.id_to_token(token) or ""  # models pad their vocabulary: ids that no text has
+        piece = self.backend.id_to_token(token) or ""  # models pad their vocabulary: ids that no text has
         if self._alphabet:
             return bytes(self._alphabet[character] for character in piece)
         if len(piece) == 6 and piece.startswith("<0x"):
@@ -91,18 +87,7 @@ class Tokenizer:
 
 def load_tokenizer(directory: Path, gguf_file: str | None = None) -> Tokenizer:
     """The tokenizer of a model in a local directory, or of a GGUF file in it. Raises `ModelError`."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            directory, gguf_file=gguf_file, local_files_only=True, trust_remote_code=False
-        )
-        end_tokens = set() if gguf_file else _configured_end_tokens(directory)
-    except Exception as error:  # the Rust library raises nothing more precise for a file that it cannot read
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ModelError(
-            f"{directory}: its tokenizer cannot be loaded ({reason}); it must be a tokenizer.json that transformers' "
-            "save_pretrained writes, without code of its own"
-        ) from error
-    return Tokenizer(tokenizer, end_tokens)
+    return Tokenizer(read_tokenizer(directory, gguf_file), set() if gguf_file else _configured_end_tokens(directory))
 
 
 def _configured_end_tokens(directory: Path) -> set[int]:
@@ -110,7 +95,10 @@ def _configured_end_tokens(directory: Path) -> set[int]:
     tokens: set[int] = set()
     for path in (directory / "generation_config.json", directory / "config.json"):
         if path.exists():
-            listed = json.loads(path.read_text()).get("eos_token_id")
+            try:
+                listed = json.loads(path.read_text()).get("eos_token_id")
+            except (ValueError, AttributeError) as error:
+                raise ModelError(f"{path}: is not a JSON object ({error})") from error
             tokens.update([listed] if isinstance(listed, int) else listed or ())
     return tokens
 

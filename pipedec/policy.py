@@ -29,6 +29,7 @@ from pipedec.tree import Node, PredictionTree
 
 PolicyName: TypeAlias = spec.Policy
 Choice = tuple[PredictionTree, Node]
+Forced = Callable[[], Sequence[int]]  # the tokens that alone can come next, if there is no choice
 
 WIDTH = 32  # of a level, unless said otherwise
 MAX_ROWS = 256  # of one batch of `adaptive`
@@ -57,9 +58,9 @@ class Policy(Protocol):
     def judge(self, proposals: Proposals) -> Sequence[Children]:
         """What becomes of the draft model's proposals, row by row: how likely they are, and which are worth keeping."""
 
-    def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
-        """Put into the tree, once for each cursor, what followed at least `least` newest tokens before; no node lies
-        beyond position `last`."""
+    def recall(self, tree: PredictionTree, text: Recall, least: int, last: int, forced: Forced) -> None:
+        """Put into the tree, once for each cursor, what is `forced` after it, and what followed at least `least`
+        newest tokens before; no node lies beyond position `last`."""
 
     def observe(self, cursor: Node, token: int) -> None:
         """The target decided `token` after the cursor."""
@@ -71,7 +72,7 @@ class _PlainPolicy:
     def judge(self, proposals: Proposals) -> Sequence[Children]:
         return list(proposals)
 
-    def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
+    def recall(self, tree: PredictionTree, text: Recall, least: int, last: int, forced: Forced) -> None:
         pass
 
     def observe(self, cursor: Node, token: int) -> None:
@@ -221,13 +222,16 @@ class AdaptivePolicy:
             children.sort(key=itemgetter(1), reverse=True)  # calibrated, they may have changed places
         return rows
 
-    def recall(self, tree: PredictionTree, text: Recall, least: int, last: int) -> None:
+    def recall(self, tree: PredictionTree, text: Recall, least: int, last: int, forced: Forced) -> None:
         cursor = tree.root
         if cursor.recalled is not None:
             return
         cursor.recalled = text.matches()
+        node, only = cursor, forced()
+        for token in only[: last - cursor.position]:
+            node = tree.extend(node, token, 0.0)
         for rank, match in enumerate(cursor.recalled):
-            if match.length >= least:
+            if match.length >= least and (not only or match.tokens[0] == only[0]):
                 self._follow(tree, match, rank, last)
 
     def _follow(self, tree: PredictionTree, match: Match, rank: int, last: int) -> None:

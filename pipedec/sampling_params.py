@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 GREEDY = 1e-5  # temperature; below, logits divided by it would leave float32
 MIN_REPETITION_PENALTY = 0.01
+MAX_GRAMMAR = 2**17  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,8 @@ class SamplingParams:
     Penalties and biases apply to the logits in this order: `min_tokens` (end tokens suppressed), `logit_bias`,
     `repetition_penalty` (prompt and output), `frequency_penalty` and `presence_penalty` (output only),
     `temperature`, `top_k`, `top_p`, `min_p`. A `temperature` below `GREEDY` is greedy. Randomness is keyed by
-    (`seed`, position), so a position's token does not depend on policy, stages or faults.
+    (`seed`, position), so a position's token does not depend on policy, stages or faults. What the `grammar` does not
+    allow next is excluded before `temperature`; where the text is whole, it allows the end tokens.
     """
 
     temperature: float = 0.0
@@ -30,6 +32,7 @@ class SamplingParams:
     end_tokens: tuple[int, ...] = ()
     seed: int = 0  # 0 <= seed < 2**63
     logprobs: int | None = None  # None: none; n: of the chosen token and of the n likeliest
+    grammar: str = ""  # that the output follows, as `pipedec.model.grammar` reads it; empty: any text
 
     def __post_init__(self) -> None:
         checks = (
@@ -44,6 +47,8 @@ class SamplingParams:
             ("seed", 0 <= self.seed < 2**63, "in [0, 2**63)"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
         )
+        if len(self.grammar) > MAX_GRAMMAR:
+            raise ValueError(f"grammar must have at most {MAX_GRAMMAR} characters, not {len(self.grammar)}")
         for name, good, wanted in checks:
             if not good:
                 raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)!r}")

@@ -16,8 +16,10 @@ from pipedec.logs import Milestones, fields
 from pipedec.metrics.stage import StageMetrics
 from pipedec.model.devices import check_dtype, choose_device
 from pipedec.model.executor import SpanExecutor
+from pipedec.model.grammar import Grammars
 from pipedec.model.loader import SpanModel
 from pipedec.model.shape import model_shape, read_config
+from pipedec.model.tokenizer import backend_of, read_tokenizer
 from pipedec.models import identity, resolve
 from pipedec.partition import split_layers
 from pipedec.revision import revision
@@ -66,7 +68,9 @@ def load_stage(config: StageConfig, health: Health) -> LoadedStage:
     )
     slots = spec.kv_slots(model_shape(path).max_context)
     executor = SpanExecutor(model, slots, progress=partial(tell, "preparing the device"))
-    worker = StageWorker(executor, is_last=config.stage == stages - 1)
+    is_last = config.stage == stages - 1
+    grammars = Grammars.of(backend_of(read_tokenizer(path)), model.vocab_size) if is_last else None
+    worker = StageWorker(executor, is_last, grammars)
     _log.info("loaded", extra=fields(layers=span, device=model.device, slots=slots))
     ours = revision(spec, split, PROTOCOL_VERSION, identity(path))
     offer = Register(

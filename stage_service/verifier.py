@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pipedec.errors import ModelError
+from pipedec.errors import ModelError, ProtocolError
+from pipedec.model.grammar import Grammars, Matcher
 from pipedec.model.sampling import Choice, History, Wanted, choose
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill, Reuse
@@ -36,11 +37,17 @@ class Tracked:
 
 
 class Verifier:
-    """Cursors of all requests. `verify` takes every batch of an epoch, in order. Of up to `together` rows the logits
-    are computed at once, though few may matter; absent: on a GPU alone."""
+    """Cursors of all requests. `verify` takes every batch of an epoch, in order. Without `grammars` no request may have
+    one. Of up to `together` rows the logits are computed at once, though few may matter; absent: on a GPU alone."""
 
-    def __init__(self, vocab_size: int, device: torch.device | str = "cpu", together: int | None = None) -> None:
-        self._vocab_size, self._device = vocab_size, device
+    def __init__(
+        self,
+        vocab_size: int,
+        device: torch.device | str = "cpu",
+        grammars: Grammars | None = None,
+        together: int | None = None,
+    ) -> None:
+        self._vocab_size, self._device, self._grammars = vocab_size, device, grammars
         on_gpu = torch.device(device).type == "cuda"
         self._together = (TOGETHER if on_gpu else 0) if together is None else together
         self._tracked: dict[int, Tracked] = {}
@@ -50,7 +57,8 @@ class Verifier:
         self._tracked.clear()
 
     def verify(self, batch: Batch, hidden: torch.Tensor, present: dict[int, int], head: LMHead) -> tuple[Decision, ...]:
-        """Tokens that this batch decides. A request whose logits are not numbers fails; the others do not care.
+        """Tokens that this batch decides. A request whose logits are not numbers fails, or whose grammar does; the
+        others do not care. Raises `ProtocolError` for a request that cannot be.
 
         hidden: [activation rows present, width], the last layer's output; present: tree row -> its index in `hidden`;
         head: applied to the rows that matter, which are few (one per request and accepted token), or to all at once.
@@ -78,7 +86,8 @@ class Verifier:
         for op in ops:
             match op:
                 case Open(request, sampling, num_prompt):
-                    history = History(sampling, num_prompt, self._vocab_size, self._device)
+                    matcher = self._matcher(sampling) if sampling.grammar else None
+                    history = History(sampling, num_prompt, self._vocab_size, self._device, matcher)
                     self._tracked[request] = Tracked(sampling, history)
                 case Prefill(request, _, tokens, _) | Reuse(request, _, tokens, _):
                     self._tracked[request].history.extend(tokens)
@@ -86,6 +95,11 @@ class Verifier:
                     self._tracked.pop(request, None)
                 case _:
                     pass
+
+    def _matcher(self, sampling: SamplingParams) -> Matcher:
+        if self._grammars is None:
+            raise ProtocolError("a request has a grammar, but the model's tokenizer cannot be read for one")
+        return self._grammars.matcher(sampling.grammar, sampling.end_tokens)
 
     def _awaited(self, request: int, arrived: dict[tuple[int, int, int], int]) -> int | None:
         """The row that the request's cursor waits for, if it is in this batch."""

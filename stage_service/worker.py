@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipedec.model.executor import SpanExecutor
+from pipedec.model.grammar import Grammars
 from pipedec.model.layers import GoesOn
 from pipedec.model.memory import is_out_of_memory, release_cached_memory
 from pipedec.model.tensors import from_buffer, to_buffer
@@ -29,13 +30,14 @@ class StageResult:
 
 
 class StageWorker:
-    """A span of the target's layers with its KV pool, and on the last stage the verifier."""
+    """A span of the target's layers with its KV pool, and on the last stage the verifier, with what it needs for
+    requests that have a grammar."""
 
-    def __init__(self, executor: SpanExecutor, is_last: bool) -> None:
+    def __init__(self, executor: SpanExecutor, is_last: bool, grammars: Grammars | None = None) -> None:
         self._executor = executor
         model = executor.model
         self.width, self.dtype = model.hidden_size, model.dtype
-        self._verifier = Verifier(model.vocab_size, model.device) if is_last else None
+        self._verifier = Verifier(model.vocab_size, model.device, grammars) if is_last else None
         self._head = _prepared_head(executor) if is_last else executor.head
         self._cancelled: dict[tuple[int, int], int] = {}  # (request, node) -> the last step that may carry it
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from draft_service.guidance import UNGUIDED, Guides
 from pipedec.proposals import Children, Proposals
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Close, Commit, Op, Open, Poison, Prefill, Reuse, Verdict
@@ -156,7 +157,7 @@ class SymbolicDraft:
     def reset(self, num_slots: int) -> None:
         self._span.reset(num_slots)
 
-    def propose(self, batch: Batch) -> Proposals:
+    def propose(self, batch: Batch, guides: Guides = UNGUIDED) -> Proposals:
         first = batch.num_prefill
         prefixes = self._span.prefixes(batch, range(batch.num_rows))
         return Proposals.of([self._children_of(prefixes[first + row]) for row in range(len(batch.rows))])

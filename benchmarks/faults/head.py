@@ -12,6 +12,7 @@ from pathlib import Path
 from draft_service.__main__ import run
 from draft_service.assembly import load_models
 from draft_service.drafter import Proposer
+from draft_service.guidance import UNGUIDED, Guides
 from pipedec.config import DraftConfig
 from pipedec.logs import configure_draft
 from pipedec.proposals import Proposals
@@ -27,12 +28,12 @@ class Unreliable:
     def reset(self, num_slots: int) -> None:
         self._draft.reset(num_slots)
 
-    def propose(self, batch: Batch) -> Proposals:
+    def propose(self, batch: Batch, guides: Guides = UNGUIDED) -> Proposals:
         while (self._folder / "slow").exists():
             time.sleep(0.05)
         if (self._folder / "fail").exists():
             raise RuntimeError("the draft model was told to fail")
-        return self._draft.propose(batch)
+        return self._draft.propose(batch, guides)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from benchmarks.wallclock.scene import Scene, hold
 from draft_service.__main__ import run
 from draft_service.assembly import load_models
 from draft_service.drafter import Proposer
+from draft_service.guidance import UNGUIDED, Guides
 from pipedec.config import DraftConfig
 from pipedec.garbage import collect_rarely
 from pipedec.logs import configure_draft
@@ -26,9 +27,9 @@ class HeldDraft:
         self._inner, self._seconds = inner, seconds
         self.reset = inner.reset
 
-    def propose(self, batch: Batch) -> Proposals:
+    def propose(self, batch: Batch, guides: Guides = UNGUIDED) -> Proposals:
         start = time.monotonic()
-        proposals = self._inner.propose(batch)
+        proposals = self._inner.propose(batch, guides)
         hold(start, self._seconds(batch.num_rows))
         return proposals
 

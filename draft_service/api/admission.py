@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from draft_service.api.openai_types import MAX_SEQUENCES, ChatBody, CompletionBody, GenerationBody, Message
+from draft_service.api.structure import grammar_of
 from draft_service.generation import EngineInfo, GenerationRequest
+from draft_service.grammar_trial import GrammarTrial
 from draft_service.text import Tokenizer
 from pipedec.errors import RequestError
 from pipedec.sampling_params import SamplingParams
@@ -35,10 +37,17 @@ class Admission:
 
 class Admitter:
     """Admits requests for one model. Its methods raise `RequestError` for what cannot be served: also for more than
-    `max_sequences`, since an engine that never holds so many would say for ever that it is busy."""
+    `max_sequences`, since an engine that never holds so many would say for ever that it is busy. Without a `trial` of
+    grammars no answer can have a given form."""
 
-    def __init__(self, tokenizer: Tokenizer, info: EngineInfo, max_sequences: int = MAX_SEQUENCES) -> None:
-        self._tokenizer, self._info = tokenizer, info
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        info: EngineInfo,
+        max_sequences: int = MAX_SEQUENCES,
+        trial: GrammarTrial | None = None,
+    ) -> None:
+        self._tokenizer, self._info, self._trial = tokenizer, info, trial
         self._max_sequences = min(max_sequences, MAX_SEQUENCES)
         # A tokenizer may name tokens that the model has no row for, and so can never say.
         self._end_tokens = frozenset(token for token in tokenizer.end_tokens if token < info.vocab_size)
@@ -54,7 +63,7 @@ class Admitter:
 
         tokens = await _off_loop_if_long(encode, sum(len(prompt) for prompt in prompts if isinstance(prompt, str)))
         max_tokens = self._max_tokens("prompt", tokens, body.max_tokens, COMPLETION_TOKENS)
-        return self._admit(body, tokens, max_tokens, body.logprobs, continues=True)
+        return await self._admit(body, tokens, max_tokens, body.logprobs, continues=True)
 
     async def chat(self, body: ChatBody) -> Admission:
         if body.top_logprobs and not body.logprobs:
@@ -70,7 +79,7 @@ class Admitter:
         tokens = await _off_loop_if_long(encode, sum(len(message["content"]) for message in messages))
         asked = body.max_completion_tokens or body.max_tokens
         max_tokens = self._max_tokens("messages", tokens, asked, self._info.context)
-        return self._admit(body, tokens, max_tokens, logprobs, continues=False)
+        return await self._admit(body, tokens, max_tokens, logprobs, continues=False)
 
     def _max_tokens(
         self, param: str, prompts: Sequence[Sequence[int]], asked: int | None, default: int
@@ -90,7 +99,7 @@ class Admitter:
                 )
         return tuple(asked or min(default, context - len(prompt)) for prompt in prompts)
 
-    def _admit(
+    async def _admit(
         self,
         body: GenerationBody,
         prompts: Sequence[Sequence[int]],
@@ -109,7 +118,8 @@ class Admitter:
             raise RequestError(f"min_tokens must not be above max_tokens, {min(max_tokens)}", "min_tokens")
         end_tokens = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else self._end_tokens)
         self._check_vocabulary("stop_token_ids", body.stop_token_ids or ())
-        sampling = self._sampling(body, end_tokens, logprobs)
+        grammar = await self._grammar(body)
+        sampling = self._sampling(body, end_tokens, logprobs, grammar)
         return Admission(
             tuple(
                 GenerationRequest(tuple(prompt), limit, replace(sampling, seed=_seed(body.seed, choice)), end_tokens)
@@ -121,7 +131,24 @@ class Admitter:
             continues,
         )
 
-    def _sampling(self, body: GenerationBody, end_tokens: frozenset[int], logprobs: int | None) -> SamplingParams:
+    async def _grammar(self, body: GenerationBody) -> str:
+        """What answers shall follow; empty if anything will do."""
+        grammar, field = grammar_of(body.response_format, body.structured_outputs)
+        if not grammar:
+            return ""
+        if self._trial is None:
+            raise RequestError("this model's tokenizer cannot be used for structured output", field)
+        if body.ignore_eos or not self._end_tokens:
+            raise RequestError("an answer with a given form ends with an end token", "ignore_eos")
+        if body.min_tokens:
+            raise RequestError("min_tokens cannot be combined with a given form, which may be shorter", "min_tokens")
+        if reason := await asyncio.to_thread(self._trial.refusal, grammar):
+            raise RequestError(f"{field} cannot be followed: {reason}", field)
+        return grammar
+
+    def _sampling(
+        self, body: GenerationBody, end_tokens: frozenset[int], logprobs: int | None, grammar: str
+    ) -> SamplingParams:
         """The sampling of all sequences, but for their seeds. OpenAI's default of the temperature is 1."""
         biases = {int(token): bias for token, bias in (body.logit_bias or {}).items()}
         self._check_vocabulary("logit_bias", tuple(biases))
@@ -132,6 +159,7 @@ class Admitter:
             logit_bias=tuple(biases.items()),
             end_tokens=tuple(sorted(end_tokens)),
             logprobs=logprobs,
+            grammar=grammar,
         )
 
     def _check_vocabulary(self, param: str, tokens: Sequence[int]) -> None:

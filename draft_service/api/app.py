@@ -38,6 +38,7 @@ from draft_service.api.run import Run
 from draft_service.api.streaming import ClientGone, EventStream, while_connected
 from draft_service.api.transcript import Delta
 from draft_service.generation import Engine
+from draft_service.grammar_trial import GrammarTrial
 from draft_service.live.broadcast import Broadcast
 from draft_service.text import Tokenizer
 from draft_service.tracing import Tracer, untraced
@@ -64,11 +65,13 @@ def create_app(
     health: Health | None = None,
     live: Broadcast | None = None,
     tracer: Tracer | None = None,
+    trial: GrammarTrial | None = None,
 ) -> FastAPI:
     """The endpoint of `engine`. `/metrics` exposes the registry of `metrics`; the `api_key` of the moment, if any,
     guards `/v1`. With `live` there is a page at `/` that shows it.
 
-    Bodies of more than `max_body_bytes` and requests for more than `max_sequences` sequences are refused.
+    Bodies of more than `max_body_bytes` and requests for more than `max_sequences` sequences are refused, and without
+    a `trial` those for structured output.
 
     `/health` also fails when `health` does: an endpoint that answers before a head that hangs is of no use.
     """
@@ -85,7 +88,7 @@ def create_app(
         middleware=middleware,
     )
     install_error_handlers(app)
-    endpoint = Endpoint(engine, tokenizer, metrics, health or Health(), tracer, max_sequences)
+    endpoint = Endpoint(engine, tokenizer, metrics, health or Health(), tracer, max_sequences, trial)
     app.include_router(_service_routes(endpoint))
     app.include_router(_openai_routes(endpoint, with_key=api_key is not None))
     if live is not None:
@@ -136,10 +139,11 @@ class Endpoint:
         health: Health,
         tracer: Tracer | None,
         max_sequences: int,
+        trial: GrammarTrial | None,
     ) -> None:
         self._engine, self._tokenizer, self._metrics, self._health = engine, tokenizer, metrics, health
         self._tracer = tracer
-        self._admitter = Admitter(tokenizer, engine.info, max_sequences)
+        self._admitter = Admitter(tokenizer, engine.info, max_sequences, trial)
         self._created = int(time.time())
 
     async def health(self) -> JSONResponse:

@@ -6,21 +6,14 @@ something we do not do is declared with its harmless values only, so it is refus
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sized
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-)
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
+from draft_service.api.body import Body, Only, Text, encodable
+from draft_service.api.structure import ResponseFormat, StructuredOutputs
 from pipedec.sampling_params import MIN_REPETITION_PENALTY
 
 MAX_SEQUENCES = 128  # prompts x choices of one HTTP request
@@ -33,17 +26,6 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 LogitBias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
 
 
-def _encodable(said: Any) -> Any:
-    """JSON can escape half of a surrogate pair, which no tokenizer takes."""
-    try:
-        (said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)).encode()
-    except UnicodeEncodeError as error:
-        raise PydanticCustomError("string_unicode", "Input should be Unicode without lone surrogates") from error
-    except RecursionError as error:
-        raise PydanticCustomError("recursion", "Input is nested too deeply") from error
-    return said
-
-
 def _few(biases: Any) -> Any:
     """Looked at before each of them is, and is perhaps found wrong: a body has room for 100,000."""
     if isinstance(biases, Sized) and len(biases) > MAX_BIASES:
@@ -52,33 +34,8 @@ def _few(biases: Any) -> Any:
 
 
 # Lists stop at the first item that is wrong: a body has room for a million, and each would be described.
-Text = Annotated[str, AfterValidator(_encodable)]
 Prompts = Annotated[list[Text], Field(min_length=1, max_length=MAX_SEQUENCES, fail_fast=True)]
 TokenIdPrompts = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_SEQUENCES, fail_fast=True)]
-
-
-class Only:
-    """Marks a field that we cannot honour: null and these harmless values pass."""
-
-    def __init__(self, *harmless: object) -> None:
-        self.harmless = (None, *harmless)
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._check)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"enum": list(self.harmless), "description": "Not supported: refused unless it asks for nothing."}
-
-    def _check(self, value: object) -> object:
-        if any(type(value) is type(harmless) and value == harmless for harmless in self.harmless):
-            return value
-        raise PydanticCustomError("unsupported", "Not supported by this server; leave it out")
-
-
-class Body(BaseModel):
-    """A JSON object of a request."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
 
 
 class StreamOptions(Body):
@@ -110,8 +67,8 @@ class GenerationBody(Body):
     seed: int | None = None  # any: modulo 2**63
 
     echo: Annotated[Any, Only(False)] = None
-    response_format: Annotated[Any, Only({"type": "text"})] = None
-    structured_outputs: Annotated[Any, Only()] = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     guided_json: Annotated[Any, Only()] = None
     guided_regex: Annotated[Any, Only()] = None
     guided_choice: Annotated[Any, Only()] = None
@@ -165,7 +122,7 @@ class ChatBody(GenerationBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_encodable)] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(encodable)] | None = None
     reasoning_effort: Text | None = None  # a variable of the chat template
 
     tools: Annotated[Any, Only([])] = None

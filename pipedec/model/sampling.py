@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from pipedec.errors import ModelError, ProtocolError
+from pipedec.model.grammar import Matcher
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import TokenLogprobs
 
@@ -25,15 +26,23 @@ MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 class History:
-    """The tokens of one request so far, as its sampling parameters need them: counts only if there are penalties."""
+    """The tokens of one request so far, as its sampling parameters need them: counts only if there are penalties, and
+    where the output is in its grammar if it has one."""
 
-    def __init__(self, params: SamplingParams, num_prompt: int, vocab_size: int, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        num_prompt: int,
+        vocab_size: int,
+        device: torch.device | str,
+        matcher: Matcher | None = None,
+    ) -> None:
         named = (*(token for token, _ in params.logit_bias), *params.end_tokens)
         if any(not 0 <= token < vocab_size for token in named):
             raise ProtocolError(f"logit_bias and end_tokens name tokens in [0, {vocab_size})")
         self.num_tokens = 0
         self._num_prompt = num_prompt
-        self._vocab_size = vocab_size
+        self.matcher = matcher
         self.seen: torch.Tensor | None = None  # bool [V], of prompt and output
         self.counts: torch.Tensor | None = None  # float32 [V], of output
         if params.repetition_penalty != 1.0:
@@ -51,6 +60,8 @@ class History:
         self.num_tokens += len(tokens)
         if self.seen is not None:
             self.seen[torch.tensor(tokens, dtype=torch.int64, device=self.seen.device)] = True
+        if self.matcher is not None:
+            self.matcher.consume(output)
         if self.counts is not None and output:
             index = torch.tensor(output, dtype=torch.int64, device=self.counts.device)
             self.counts.index_add_(0, index, torch.ones_like(index, dtype=torch.float32))
@@ -78,12 +89,15 @@ Choice: TypeAlias = Chosen | ModelError
 def choose(logits: torch.Tensor, wanted: Sequence[Wanted]) -> list[Choice]:
     """A token for each of the float32 logits [rows, V] of the rows before them, or what is wrong: logits that are not
     numbers, or no token that is left to choose. A GPU is waited for once, for all rows."""
+    allowed = [None if each.history.matcher is None else each.history.matcher.allowed() for each in wanted]
     best = logits.max(-1)  # the first of equals
     tops, values, tokens = (part.double() for part in (best.values, best.values, best.indices))
     drawn: list[tuple[int, torch.Tensor, int]] = []
     for row, (params, position, history) in enumerate(wanted):
         unprocessed = logits[row]
         scores = _penalised(unprocessed, params, history)
+        if (possible := allowed[row]) is not None:
+            scores = scores.masked_fill(~torch.from_numpy(possible).to(scores.device), float("-inf"))
         if not params.greedy:
             drawn.append((row, truncate(scores / params.temperature, params), state_of(params.seed, position)))
         elif scores is not unprocessed:
@@ -93,12 +107,15 @@ def choose(logits: torch.Tensor, wanted: Sequence[Wanted]) -> list[Choice]:
         index = torch.tensor(rows, device=logits.device)
         values[index], tokens[index] = _draw(torch.stack(of_rows), states)
     looked_at = torch.stack([tops, values, tokens], 1).tolist()
-    return [_choice(logits[row], each.params, *looked_at[row]) for row, each in enumerate(wanted)]
+    return [_choice(logits[row], each, *looked_at[row]) for row, each in enumerate(wanted)]
 
 
-def _choice(logits: torch.Tensor, params: SamplingParams, top: float, value: float, token: float) -> Choice:
+def _choice(logits: torch.Tensor, wanted: Wanted, top: float, value: float, token: float) -> Choice:
+    params, matcher = wanted.params, wanted.history.matcher
     if not math.isfinite(top):
         return ModelError(f"the logits are {top}: the model overflows in this dtype")
+    if value == -math.inf and matcher is not None:
+        return ModelError(f"no token is left to choose: the grammar allows none ({matcher.error or 'it has ended'})")
     if value == -math.inf:
         return ModelError("no token is left to choose: all are end tokens, which `min_tokens` excludes")
     return Chosen(int(token), None if params.logprobs is None else _logprobs(logits, int(token), params.logprobs))

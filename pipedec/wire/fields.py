@@ -59,6 +59,13 @@ def read_text(value: object, name: str) -> str:
     return value
 
 
+def read_grammar(value: object, name: str) -> str:
+    """Text whose length `SamplingParams` bounds."""
+    if type(value) is not str:
+        raise refuse(name, "text", value)
+    return value
+
+
 def read_number(value: object, name: str) -> float:
     """A finite float; an integer will do."""
     if (type(value) is not float and type(value) is not int) or not math.isfinite(value):
@@ -129,6 +136,7 @@ _SAMPLING: dict[str, Callable[[Any, str], Any]] = {
     "end_tokens": lambda value, name: tuple(read_id(token, name) for token in read_sequence(value, name)),
     "seed": read_count,
     "logprobs": read_id,
+    "grammar": read_grammar,
 }
 
 

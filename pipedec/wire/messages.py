@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from pipedec.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 NO_PARENT = -1  # parent of a request's first tree row
 NO_EPOCH = 0  # in a stage's heartbeat: it is in no epoch, or has left the one it had joined; real ones are greater
 BEAT_SECONDS = 1.0  # between heartbeats, both ways

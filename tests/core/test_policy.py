@@ -128,7 +128,7 @@ def test_adaptive_sends_what_the_text_recalls_without_any_draft() -> None:
     policy, text = make_policy("adaptive"), [1, 2, 3, 4, 9, 1, 2]
     tree = PredictionTree(2, 6)
     tree.mark_sent(tree.root)
-    policy.recall(tree, Recall(text), SHORTEST, last=8)
+    policy.recall(tree, Recall(text), SHORTEST, last=8, forced=tuple)
     assert send(policy, tree) == [(0, 3), (0, 4)]  # nothing beyond the last position
 
 
@@ -136,16 +136,16 @@ def test_a_short_match_is_no_match_beside_a_draft_but_is_learnt_from() -> None:
     policy, text = make_policy("adaptive"), [1, 2, 3, 4, 9, 1, 2]
     for _ in range(50):
         tree = PredictionTree(2, 6)
-        policy.recall(tree, Recall(text), SURE, last=100)
+        policy.recall(tree, Recall(text), SURE, last=100, forced=tuple)
         assert tree.num_nodes == 1
         policy.observe(tree.root, 7)
-    policy.recall(tree := PredictionTree(2, 6), Recall(text), SHORTEST, last=100)
+    policy.recall(tree := PredictionTree(2, 6), Recall(text), SHORTEST, last=100, forced=tuple)
     assert math.exp(tree.logprob(child(tree, 3))) < 0.05
 
 
 def test_what_the_draft_said_before_is_left_as_it_is() -> None:
     tree = tree_of((3, 0.2))
-    make_policy("adaptive").recall(tree, Recall([1, 2, 3, 4, 9, 1, 2]), SHORTEST, last=100)
+    make_policy("adaptive").recall(tree, Recall([1, 2, 3, 4, 9, 1, 2]), SHORTEST, last=100, forced=tuple)
     known = child(tree, 3)
     assert math.exp(tree.logprob(known)) == pytest.approx(0.2)
     assert list(known.children) == [4]

@@ -13,6 +13,7 @@ from benchmarks.simulation import Simulation
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.model.execution import Execution
+from pipedec.model.grammar import Grammars
 from pipedec.policy import PolicyName, make_policy
 from pipedec.sampling_params import SamplingParams
 from tests.exactness.drafts import make_draft
@@ -46,15 +47,17 @@ def run(
     execution: Execution | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    grammars: Grammars | None = None,
     **limits: int,
 ) -> dict[int, list[int]]:
     """What a pipeline says to the requests, poisoning every slot that it frees."""
     scheduler = Scheduler(
         Limits(stages, poison=True, prefill_chunk=limits.pop("prefill_chunk", 16), **limits),
         make_policy(policy, width=8, children=4, depth=3),
+        grammars,
     )
     draft = None if policy == "none" else make_draft(kind, model, NUM_SLOTS, execution=execution, device=device)
-    workers = build_stages(model, stages, NUM_SLOTS, dtype, device, execution)
+    workers = build_stages(model, stages, NUM_SLOTS, dtype, device, execution, grammars)
     simulation = Simulation(scheduler, workers, draft, NUM_SLOTS)
     generated = simulation.run(requests)
     assert scheduler.num_slots_used == 0
@@ -68,12 +71,13 @@ def run_again(
     steps: int,
     prefill_chunk: int,
     dtype: torch.dtype = torch.float32,
+    grammars: Grammars | None = None,
 ) -> dict[int, list[int]]:
     """What three stages under `adaptive` say, lost amid the answers and formed anew."""
     scheduler = Scheduler(
-        Limits(3, poison=True, prefill_chunk=prefill_chunk), make_policy("adaptive", width=8, children=4)
+        Limits(3, poison=True, prefill_chunk=prefill_chunk), make_policy("adaptive", width=8, children=4), grammars
     )
-    stages = build_stages(model, 3, NUM_SLOTS, dtype)
+    stages = build_stages(model, 3, NUM_SLOTS, dtype, grammars=grammars)
     simulation = Simulation(scheduler, stages, make_draft("noisy", model, NUM_SLOTS), NUM_SLOTS)
     countdown = iter(range(steps))
     simulation.run(requests, until=lambda: next(countdown, None) is None)

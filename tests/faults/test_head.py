@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from draft_service.guidance import UNGUIDED, Guides
 from draft_service.transit import Patience
 from pipedec.proposals import Proposals
 from pipedec.wire.codec import encode
@@ -62,11 +63,11 @@ class FailingDraft(SymbolicDraft):
             raise RuntimeError("no memory")
         super().reset(num_slots)
 
-    def propose(self, batch: Batch) -> Proposals:
+    def propose(self, batch: Batch, guides: Guides = UNGUIDED) -> Proposals:
         assert self.free.wait(DEADLINE)
         if "propose" in self.broken:
             raise RuntimeError("no memory")
-        return super().propose(batch)
+        return super().propose(batch, guides)
 
 
 @pytest.mark.parametrize("where", ["propose", "reset"])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from draft_service.generation import GenerationRequest
+from draft_service.guidance import UNGUIDED, Guides
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.speculation import Speculation
 from pipedec.cost import COLD_STEPS, StepCost, flat_cost
@@ -22,7 +23,7 @@ class Counting:
     def reset(self, num_slots: int) -> None:
         self.runs: list[tuple[int, int]] = []  # rows of the tree and of the prompt
 
-    def propose(self, batch: Batch) -> Proposals:
+    def propose(self, batch: Batch, guides: Guides = UNGUIDED) -> Proposals:
         self.runs.append((len(batch.rows), batch.num_prefill))
         return Proposals.of([[(token + 1, -0.1)] for token in batch.rows.token.tolist()])
 

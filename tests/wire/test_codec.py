@@ -55,7 +55,7 @@ EXAMPLES: dict[str, Message] = {
         5,
         7,
         (
-            Open(1, SamplingParams(temperature=0.5, end_tokens=(2,)), 3),
+            Open(1, SamplingParams(temperature=0.5, end_tokens=(2,), grammar="start: /a*/"), 3),
             Prefill(1, 0, (9, 8), (0, 1)),
             Reuse(3, 0, (7, 6), (2, 3)),
             Commit(1, (4,)),
@@ -158,7 +158,7 @@ def rows_with(index: int, value: int) -> bytes:
 V = PROTOCOL_VERSION
 BATCH, VERDICT, REGISTER, CANCEL, HEARTBEAT = 0, 1, 2, 6, 7
 REFUSED = {
-    "another version": ([PROTOCOL_VERSION + 1, 4, 5, 1], "the protocol version must be 3, not 4"),
+    "another version": ([PROTOCOL_VERSION + 1, 4, 5, 1], f"the protocol version must be {V}, not {V + 1}"),
     "version of another type": ([True, 4, 5, 1], "the protocol version"),
     "unknown kind": ([V, 10], "the kind must be an integer in [0, 10), not 10"),
     "negative kind": ([V, -1], "the kind must be"),
