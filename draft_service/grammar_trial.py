@@ -66,6 +66,8 @@ class GrammarTrial:
             return self._known(grammar)
 
     def _try(self, grammar: str) -> str:
+        if self._process is not None and self._process.poll() is not None:  # killed, but by no grammar
+            self._end()
         process = self._process = self._process or self._begin()
         watchdog = threading.Timer(PATIENCE_SECONDS, process.kill)
         watchdog.start()

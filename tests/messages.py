@@ -49,6 +49,7 @@ sampling = st.builds(
     end_tokens=id_lists,
     seed=counts,
     logprobs=st.none() | st.integers(0, 20),
+    grammar=texts,
 )
 
 

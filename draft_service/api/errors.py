@@ -120,11 +120,11 @@ def _field_path(error: Mapping[str, Any], body: object) -> tuple[str, ...]:
     path: list[str] = []
     if not error["loc"][1:]:
         return ()
-    *parents, last = error["loc"][1:]
-    for key in (*parents, last):
+    keys = error["loc"][1:]
+    for index, key in enumerate(keys):
         if (isinstance(body, dict) and key in body) or (isinstance(body, list) and isinstance(key, int)):
             body = body[key]
-        elif not (error["type"] == "missing" and key == last):
+        elif not (error["type"] == "missing" and index == len(keys) - 1):
             continue
         path.append(str(key))
     return tuple(path)

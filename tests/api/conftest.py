@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from draft_service.api import create_app
+from draft_service.grammar_trial import GrammarTrial
 from draft_service.text import Tokenizer
 from pipedec.metrics.requests import RequestMetrics
 from tests.api.scripted import MODEL, ScriptedEngine, byte_tokenizer, served
@@ -41,7 +42,8 @@ def engine(shared_engine: ScriptedEngine, tokenizer: Tokenizer) -> ScriptedEngin
 
 @pytest.fixture(scope="session")
 def port(shared_engine: ScriptedEngine, tokenizer: Tokenizer, metrics: RequestMetrics) -> Iterator[int]:
-    with served(create_app(shared_engine, tokenizer, metrics)) as server:
+    trial = GrammarTrial(tokenizer.backend, shared_engine.info.vocab_size)
+    with trial, served(create_app(shared_engine, tokenizer, metrics, trial=trial)) as server:
         yield server.port
 
 

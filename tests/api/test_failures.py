@@ -77,7 +77,6 @@ def failure(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"echo": True}, "echo"),
         ({"echo": 0}, "echo"),
         ({"suffix": "end"}, "suffix"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"guided_regex": "a*"}, "guided_regex"),
         ({"json_schema": "{}"}, "json_schema"),
         ({"regex": "a*"}, "regex"),

@@ -210,7 +210,6 @@ def test_what_a_tokenizer_file_would_cut_or_fill_up_is_whole(tmp_path: Path) -> 
         ("tokenizer.json", '{"added_tokens": [], "model": {"type": "BPE"}}'),
         ("tokenizer.json", None),
         ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}, "tokenizer_class": "T"}'),
-        ("generation_config.json", "{"),
     ],
 )
 def test_a_tokenizer_that_cannot_be_loaded_says_so(tmp_path: Path, file: str, content: str | None) -> None:
@@ -220,3 +219,11 @@ def test_a_tokenizer_that_cannot_be_loaded_says_so(tmp_path: Path, file: str, co
         (folder / file).write_text(content)
     with pytest.raises(ModelError, match=f"{folder}: its tokenizer cannot be loaded .*save_pretrained"):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
+    path = tiny_model(tmp_path) / "generation_config.json"
+    path.write_text(content)
+    with pytest.raises(ModelError, match=f"{path}: is not a JSON object"):
+        load_tokenizer(tmp_path)

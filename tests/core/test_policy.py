@@ -150,3 +150,19 @@ def test_what_the_draft_said_before_is_left_as_it_is() -> None:
     assert math.exp(tree.logprob(known)) == pytest.approx(0.2)
     assert list(known.children) == [4]
     tree.check_integrity()
+
+
+def test_what_is_forced_is_certain_and_outranks_what_the_text_recalls() -> None:
+    """After 1 2 came 3 before; now only 5 6 7 can, of which 7 would lie beyond the last position."""
+    tree, policy = PredictionTree(2, 6), make_policy("adaptive")
+    text = Recall([1, 2, 3, 4, 9, 1, 2])
+    policy.recall(tree, text, SHORTEST, last=8, forced=lambda: (5, 6, 7))
+    sent = [(node.token, tree.logprob(node)) for node in tree.root.subtree() if node is not tree.root]
+    assert sent == [(5, 0.0), (6, 0.0)]
+    policy.recall(tree, text, SHORTEST, last=8, forced=lambda: pytest.fail("asked again for the same cursor"))
+
+
+def test_what_the_text_recalls_of_a_forced_beginning_goes_on() -> None:
+    tree = PredictionTree(2, 6)
+    make_policy("adaptive").recall(tree, Recall([1, 2, 3, 4, 9, 1, 2]), SHORTEST, last=100, forced=lambda: (3,))
+    assert [node.token for node in tree.root.subtree()][:3] == [2, 3, 4]

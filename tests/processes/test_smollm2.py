@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import openai
 import psutil
 import pytest
 import torch
+from pydantic import BaseModel, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipedec.model.shape import model_shape, read_config
@@ -66,6 +68,40 @@ def test_one_request_equals_generate(client: openai.OpenAI, expected: dict[str, 
 def test_concurrent_requests_equal_generate(client: openai.OpenAI, expected: dict[str, str]) -> None:
     with ThreadPoolExecutor(len(PROMPTS)) as pool:
         assert dict(zip(PROMPTS, pool.map(lambda prompt: ask(client, prompt), PROMPTS), strict=True)) == expected
+
+
+class Person(BaseModel):
+    name: str
+    age: Annotated[int, Field(ge=0, le=120)]
+    hobbies: Annotated[list[str], Field(min_length=1, max_length=3)]
+
+
+def test_an_answer_follows_a_schema(client: openai.OpenAI) -> None:
+    """Sampled at a temperature at which the model alone hardly would; with one seed, the same text again."""
+    texts = []
+    for _ in range(2):
+        reply = client.chat.completions.parse(
+            model="smollm2",
+            messages=[{"role": "user", "content": "Anna is 34 and likes skiing and chess. Tell me about her in JSON."}],
+            response_format=Person,
+            max_tokens=200,
+            temperature=1.2,
+            seed=5,
+        )
+        assert reply.choices[0].finish_reason == "stop"
+        assert isinstance(reply.choices[0].message.parsed, Person)
+        texts.append(reply.choices[0].message.content)
+    assert texts[0] == texts[1]
+
+
+def test_an_answer_is_one_of_the_choices(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "Which is a fruit?"}],
+        extra_body={"structured_outputs": {"choice": ["a stone", "an apple"]}},
+        temperature=0,
+    )
+    assert reply.choices[0].message.content in ("a stone", "an apple")
 
 
 def test_a_killed_stage_costs_no_token_of_a_stream(

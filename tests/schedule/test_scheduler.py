@@ -13,7 +13,9 @@ from benchmarks.simulation import Simulation, Timing
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.policy import PolicyName, make_policy
-from pipedec.wire.messages import Decision, Verdict
+from pipedec.sampling_params import MAX_GRAMMAR, SamplingParams
+from pipedec.wire.codec import MAX_HEADER_BYTES, encode
+from pipedec.wire.messages import Decision, Open, Verdict
 from tests.symbolic import VOCABULARY, SymbolicDraft, SymbolicStage, continuation
 
 POLICIES: tuple[PolicyName, ...] = ("none", "static-tree", "pipedec", "adaptive")
@@ -196,3 +198,19 @@ def test_predictions_do_not_hold_a_request_out_that_fits_beside_what_is_certain(
     assert len(generated[0].tokens) < 100
     simulation.run({})
     check(simulation, {0: first, 1: second})
+
+
+def test_grammars_wait_for_room_in_a_batch() -> None:
+    """Three of the longest are more than a header takes: the third opens with the next batch, and is not lost."""
+    scheduler = Scheduler(Limits(3, prefill_chunk=64), make_policy("none"))
+    scheduler.start_epoch(1, 64)
+    sampling = SamplingParams(grammar="x" * MAX_GRAMMAR)
+    for key in range(3):
+        scheduler.submit(key, GenerationRequest((1, 2, 3), 4, sampling))
+    scheduler.submit(3, GenerationRequest((1, 2), 4))
+    opened = []
+    while (batch := scheduler.compose()) is not None:
+        assert len(encode(batch)) < MAX_HEADER_BYTES
+        opened.append([op.request for op in batch.ops if isinstance(op, Open)])
+        scheduler.on_started(batch.step)
+    assert opened == [[0, 1, 3], [2]]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipedec.errors import ProtocolError
-from pipedec.sampling_params import SamplingParams
+from pipedec.sampling_params import MAX_GRAMMAR, SamplingParams
 from pipedec.wire.codec import (
     MAX_HEADER_BYTES,
     Activation,
@@ -182,6 +182,11 @@ REFUSED = {
     ),
     "unknown sampling": ([V, BATCH, 1, 1, [[0, 1, {"magic": 1}, 0]], b""], "Open.sampling must be a mapping"),
     "wrong sampling": ([V, BATCH, 1, 1, [[0, 1, {"top_p": 2.0}, 0]], b""], "Open.sampling.top_p must be in [0, 1]"),
+    "wrong grammar": ([V, BATCH, 1, 1, [[0, 1, {"grammar": 5}, 0]], b""], "Open.sampling.grammar must be text"),
+    "long grammar": (
+        [V, BATCH, 1, 1, [[0, 1, {"grammar": "a" * (MAX_GRAMMAR + 1)}, 0]], b""],
+        "Open.sampling.grammar must have at most",
+    ),
     "sampling not a number": ([V, BATCH, 1, 1, [[0, 1, {"min_p": float("nan")}, 0]], b""], "Open.sampling.min_p must"),
     "torn rows": ([V, BATCH, 1, 1, [], b"abcde"], "Batch.rows must be int32 columns"),
     "rows as text": ([V, BATCH, 1, 1, [], "abcd"], "Batch.rows must be int32 columns"),
