@@ -42,9 +42,11 @@ def build_drafter(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     execution: Execution | None = None,
+    ends: Path | None = None,
 ) -> Drafter:
-    """A draft from the model at `path`: its first `layers` with its own norm and head, or all of it."""
+    """A draft from the model at `path`: its first `layers` with its own norm and head, or all of it; with the embedding
+    of the model at `ends` if it has none."""
     depth = layers or len(estimate_costs(json.loads((path / "config.json").read_text())).layers)
-    model = SpanModel.load(path, (0, depth), dtype=dtype, device=device, first=True, last=True)
+    model = SpanModel.load(path, (0, depth), dtype=dtype, device=device, first=True, last=True, ends=ends)
     execution = execution or Execution.on(model.device, invariant=False)
     return Drafter(SpanExecutor(model, num_slots, execution), children, adjust)

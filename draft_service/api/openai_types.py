@@ -73,8 +73,10 @@ class GenerationBody(Body):
     guided_regex: Annotated[Any, Only()] = None
     guided_choice: Annotated[Any, Only()] = None
     guided_grammar: Annotated[Any, Only()] = None
-    json_schema: Annotated[Any, Only()] = None  # these three: SGLang's
+    json_schema: Annotated[Any, Only()] = None  # from here SGLang's
     regex: Annotated[Any, Only()] = None
+    ebnf: Annotated[Any, Only()] = None
+    structural_tag: Annotated[Any, Only()] = None
     grammar: Annotated[Any, Only()] = None
     logits_processors: Annotated[Any, Only([])] = None
     typical_p: Annotated[Any, Only(1, 1.0)] = None

@@ -55,6 +55,8 @@ class StructuredOutputs(Body):
     json_object: bool | None = None
     structural_tag: Annotated[Any, Only()] = None
     whitespace_pattern: Annotated[Any, Only()] = None
+    disable_any_whitespace: Annotated[Any, Only(False)] = None
+    disable_additional_properties: Annotated[Any, Only(False)] = None
 
 
 def grammar_of(response_format: ResponseFormat | None, wanted: StructuredOutputs | None) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from pathlib import Path
@@ -41,6 +42,9 @@ def generate(
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")
     ] = False,
+    schema: Annotated[
+        Path | None, typer.Option(help="The answer is JSON that follows this JSON schema.", metavar="FILE")
+    ] = None,
     policy: PolicyOption = None,
     api_key_file: ApiKeyFileOption = None,
 ) -> None:
@@ -61,6 +65,8 @@ def generate(
         body["max_tokens"] = limit
     if seed is not None:
         body["seed"] = seed
+    if schema is not None:
+        body["response_format"] = _form(schema)
     api_key = read_api_key(api_key_file) if api_key_file else None
     if file is None:
         _answer(url or DEFAULT_URL, body, api_key)
@@ -73,6 +79,16 @@ def generate(
 
         if not asyncio.run(serve(pipeline, ask, restart=False)):
             raise typer.Exit(130)
+
+
+def _form(file: Path) -> Json:
+    try:
+        schema = json.loads(file.read_text())
+    except OSError as error:
+        raise PipeDecError(f"--schema: {error}") from error
+    except ValueError as error:
+        raise PipeDecError(f"--schema {file}: is not JSON: {error}") from error
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def _answer(url: str, body: Json, api_key: str | None) -> None:

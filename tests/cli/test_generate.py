@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from draft_service.api import create_app
+from draft_service.grammar_trial import GrammarTrial
 from pipedec.metrics.requests import RequestMetrics
 from tests.api.scripted import CONTEXT, MODEL, ScriptedEngine, byte_tokenizer, served
 from tests.cli.test_commands import run
@@ -25,7 +28,9 @@ def engine() -> ScriptedEngine:
 @pytest.fixture
 def url(engine: ScriptedEngine) -> Iterator[str]:
     tokenizer = byte_tokenizer()
-    with served(create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL))) as server:
+    trial = GrammarTrial(tokenizer.backend, engine.info.vocab_size)
+    metrics = RequestMetrics(CollectorRegistry(), MODEL)
+    with trial, served(create_app(engine, tokenizer, metrics, trial=trial)) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 
@@ -54,3 +59,28 @@ def test_a_prompt_that_does_not_fit_is_told_no_option(url: str) -> None:
     assert code == 1
     assert "the model's context is 128 tokens" in err
     assert "--max-tokens" not in err
+
+
+def test_an_answer_can_be_kept_to_a_schema(engine: ScriptedEngine, url: str, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps({"type": "array", "items": {"type": "integer"}}))
+    assert run("generate", "x", "--url", url, "--schema", str(schema))[0] == 0
+    assert '"items":{"type":"integer"}' in engine.requests[0].sampling.grammar
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        ("{", "is not JSON"),
+        ("[]", "response_format.json_schema.schema: Input should be a valid dictionary"),
+        ('{"type": "strin"}', "Invalid type: strin"),
+    ],
+)
+def test_a_schema_that_is_none_is_told(url: str, tmp_path: Path, content: str | None, reason: str) -> None:
+    schema = tmp_path / "schema.json"
+    if content is not None:
+        schema.write_text(content)
+    code, out, err = run("generate", "x", "--url", url, "--schema", str(schema))
+    assert (code, out) == (1, "")
+    assert reason in " ".join(err.split())
