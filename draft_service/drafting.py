@@ -77,10 +77,9 @@ class Drafting:
         self._counts.draft_rows += len(job)
         rows = [sequence.row(node, sequence.draft) for sequence, node in job]
         batch = Batch(self._epoch, self._step, tuple(self.ops), Rows.of(rows))
-        guides = {row: guide for row, each in enumerate(job) if (guide := self._guidance.after(*each)) is not None}
         self.ops, self._job = [], job
         self._step += 1
-        return DraftRun(batch, guides)
+        return DraftRun(batch, self._guidance.guides(job))
 
     def answered(self, epoch: int, proposals: Proposals) -> None:
         """Children for the rows of the run under way; those of an old epoch change nothing."""

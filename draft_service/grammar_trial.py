@@ -1,17 +1,20 @@
 """Grammars come from clients: each is tried in a process of its own before the pipeline relies on it.
 
 A JSON schema of a thousand references overflows a stack, and a regular expression of some kilobytes can take half a
-minute to compile. The library has no limits for either; here such a grammar costs a process that nobody misses, and
-the client learns why. What passes was compiled once, in less memory, stack and time than others have for it.
+minute to compile, or a gigabyte. The library has no limits for these; here such a grammar costs a process that nobody
+misses, and the client learns why. What passes was compiled, and walked through for a while, in less memory, stack and
+time than others have for it.
 
-    python -m draft_service.grammar_trial     the process: JSON lines, a tokenizer and then grammars, to reasons
+    python -m draft_service.grammar_trial     the process: JSON lines, a tokenizer and then sources, to outcomes
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -20,35 +23,60 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 
+from pipedec.errors import UnavailableError
 from pipedec.logs import fields
-from pipedec.model.grammar import Grammars
+from pipedec.model.grammar import LONGEST_ERROR, Dialect, Grammars, Matcher, context_free_grammar
+from pipedec.sampling_params import MAX_GRAMMAR
 
 STACK_BYTES = 4 << 20  # half of what threads have elsewhere
-MEMORY_BYTES = 1 << 30
-CPU_SECONDS = 0.5  # a stage compiles the grammar too, and all requests wait meanwhile
+MEMORY_BYTES = 64 << 20  # for one grammar, beside what the process has
+PREPARING_SECONDS = 0.25  # of a processor: a stage compiles the grammar too, and all requests wait meanwhile
+STEP_SECONDS = 0.02  # likewise, for one token
+WALK = 32  # tokens
+KILL_SECONDS = 1  # of a processor, for all of that
 PATIENCE_SECONDS = 10.0  # by the clock, after which the process is killed
-REMEMBERED = 256  # reasons
-LONGEST_REASON = 1000  # characters: some quote the whole grammar
-
-_log = logging.getLogger(__name__)
+START_SECONDS = 60.0  # until the process can begin: it reads a tokenizer
+MOST_WAITING = 32
+REMEMBERED = 256
 
 TOO_COMPLEX = "it is too complex; write a smaller one"
 
+Lengths = npt.NDArray[np.int64]
+
+_log = logging.getLogger(__name__)
+
+
+class Source(NamedTuple):
+    """What a client wrote, or what was made of it."""
+
+    text: str
+    dialect: Dialect = "llguidance"
+
+
+class Outcome(NamedTuple):
+    """The grammar in llguidance's own words, or why no answer can be kept to it, for its author."""
+
+    grammar: str
+    refusal: str = ""
+
 
 class GrammarTrial:
-    """Tries grammars for one vocabulary. The process begins with the first of them. May be used by several threads."""
+    """Tries grammars for one vocabulary, one after the other. The process begins with the first of them. Belongs to an
+    event loop."""
 
     def __init__(self, backend: tokenizers.Tokenizer, vocab_size: int) -> None:
         self._vocabulary = (backend, vocab_size)
         self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
-        self._known = lru_cache(REMEMBERED)(self._try)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+        self._waiting = 0
+        self._known: dict[Source, Outcome] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -56,52 +84,51 @@ class GrammarTrial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._lock:
-            self._end()
+        if (process := self._process) is not None:
+            process.kill()  # whoever waits for it waits no longer
+        self._thread.shutdown(cancel_futures=True)
+        self._end()
 
-    def refusal(self, grammar: str) -> str:
-        """Why no answer can be kept to this grammar, for its author; empty when one can. Takes milliseconds, at worst
-        `PATIENCE_SECONDS`."""
-        with self._lock:
-            return self._known(grammar)
-
-    def _try(self, grammar: str) -> str:
-        if self._process is not None and self._process.poll() is not None:  # killed, but by no grammar
-            self._end()
-        process = self._process = self._process or self._begin()
-        watchdog = threading.Timer(PATIENCE_SECONDS, process.kill)
-        watchdog.start()
+    async def outcome(self, source: Source) -> Outcome:
+        """What is known of this source, after milliseconds, at worst seconds. Raises `UnavailableError` if too many
+        wait."""
+        if (known := self._known.get(source)) is not None:
+            return known
+        if self._waiting >= MOST_WAITING:
+            raise UnavailableError(f"{self._waiting} new forms of answers are being looked at; try again", status=429)
+        self._waiting += 1
         try:
-            reason = self._ask(process, grammar)
+            outcome = await asyncio.get_running_loop().run_in_executor(self._thread, self._try, source)
         finally:
-            watchdog.cancel()
-        if reason is None:
+            self._waiting -= 1
+        if outcome is None:
+            _log.warning("grammar too complex", extra=fields(characters=len(source.text)))
+            return Outcome("", TOO_COMPLEX)
+        if len(self._known) >= REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[source] = outcome
+        return outcome
+
+    def _try(self, source: Source) -> Outcome | None:
+        """None where the process has died, or would not end."""
+        if self._process is not None and self._process.poll() is not None:
             self._end()
-            _log.warning("grammar too complex", extra=fields(characters=len(grammar)))
-        return TOO_COMPLEX if reason is None else reason
+        if self._process is None:
+            self._process = self._begin()
+        if (answer := _ask(self._process, source, PATIENCE_SECONDS)) is None:
+            self._end()
+        return None if not answer else Outcome(*answer)
 
     def _begin(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a library's last words; the log has its own lines
-            text=True,
+            [sys.executable, "-m", __spec__.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         backend, vocab_size = self._vocabulary
-        self._ask(process, (backend.to_str(), vocab_size))
+        if _ask(process, (backend.to_str(), vocab_size), START_SECONDS) is None:
+            process.kill()
+            process.communicate()
+            raise RuntimeError("the process that tries grammars did not start")
         return process
-
-    def _ask(self, process: subprocess.Popen[str], question: object) -> str | None:
-        """The answer, or None if the process has died of it."""
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            print(json.dumps(question), file=process.stdin, flush=True)
-        except BrokenPipeError:
-            return None
-        answer = process.stdout.readline()
-        return json.loads(answer) if answer else None
 
     def _end(self) -> None:
         if self._process is not None:
@@ -110,33 +137,93 @@ class GrammarTrial:
             self._process = None
 
 
-def _reasons(lines: Iterator[str]) -> Iterator[str]:
-    """Answers to each of the lines."""
+def _ask(process: subprocess.Popen[str], question: object, seconds: float) -> list[str] | None:
+    """The answer, or None if the process dies, or is killed because the time is over."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    watchdog = threading.Timer(seconds, process.kill)
+    watchdog.start()
+    try:
+        print(json.dumps(question), file=process.stdin, flush=True)
+        answer = process.stdout.readline()
+    except BrokenPipeError:
+        return None
+    finally:
+        watchdog.cancel()
+    return json.loads(answer) if answer else None
+
+
+def _outcomes(lines: Iterator[str]) -> Iterator[Outcome | tuple[()]]:
+    """Of each source, tried in a child of this process; empty where that died."""
     serialised, vocab_size = json.loads(next(lines))
     grammars = Grammars(tokenizers.Tokenizer.from_str(serialised), vocab_size)
-    yield ""
-    with ThreadPoolExecutor(1) as thread:
-        for line in lines:
-            yield thread.submit(_reason, grammars, json.loads(line)).result()
+    lengths = grammars.lengths()
+    yield ()
+    for line in lines:
+        reader, writer = os.pipe()
+        if not (child := os.fork()):
+            os.close(reader)
+            _limit()
+            with os.fdopen(writer, "w") as answer:
+                json.dump(_tried(grammars, lengths, Source(*json.loads(line))), answer)
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as answers:
+            said = answers.read()
+        os.waitpid(child, 0)
+        yield Outcome(*json.loads(said)) if said else ()
 
 
-def _reason(grammars: Grammars, grammar: str) -> str:
-    start = time.thread_time()
-    reason = grammars.refusal(grammar)
-    seconds = time.thread_time() - start
-    if not reason and seconds > CPU_SECONDS:
-        return TOO_COMPLEX
-    return reason[:LONGEST_REASON]
+def _limit() -> None:
+    """What this process may use from now on."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (KILL_SECONDS, KILL_SECONDS))
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, STACK_BYTES))
+    with open("/proc/self/statm") as statm:
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES, mapped + MEMORY_BYTES))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a library's last words; the log has its own lines
+
+
+def _tried(grammars: Grammars, lengths: Lengths, source: Source) -> Outcome:
+    start = time.process_time()
+    try:
+        grammar = context_free_grammar(source.text) if source.dialect == "lark or gbnf" else source.text
+    except ValueError as error:
+        return Outcome("", str(error)[:LONGEST_ERROR])
+    if len(grammar.encode()) > MAX_GRAMMAR:
+        return Outcome("", f"it is longer than {MAX_GRAMMAR} bytes")
+    if refusal := grammars.refusal(grammar):
+        return Outcome("", refusal)
+    if time.process_time() - start > PREPARING_SECONDS:
+        return Outcome("", TOO_COMPLEX)
+    return Outcome(grammar, _walked(grammars.matcher(grammar, ()), lengths))
+
+
+def _walked(matcher: Matcher, lengths: Lengths) -> str:
+    """Why not, after an answer of random tokens and long ones."""
+    rng = random.Random(0)
+    matcher.allowed()  # the first takes longer: it was counted
+    for step in range(WALK):
+        start = time.process_time()
+        matcher.forced()
+        allowed = matcher.allowed()
+        if matcher.error:
+            return matcher.error
+        if allowed is None or not allowed.any():
+            break
+        longest = int(np.where(allowed, lengths, -1).argmax())
+        matcher.consume([longest if step % 2 else rng.choice(np.flatnonzero(allowed).tolist())])
+        if time.process_time() - start > STEP_SECONDS:
+            return TOO_COMPLEX
+    return ""
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the endpoint's to act upon
     os.nice(10)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    threading.stack_size(STACK_BYTES)
-    for reason in _reasons(iter(sys.stdin)):
-        print(json.dumps(reason), flush=True)
+    for outcome in _outcomes(iter(sys.stdin)):
+        print(json.dumps(outcome), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,32 +5,52 @@ Correctness does not depend on it: the last stage alone keeps answers to their g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
 from draft_service.sequence import Sequence
-from pipedec.model.grammar import Grammars, Matcher
+from pipedec.model.grammar import Allowed, Grammars, Matcher
 from pipedec.tree import Node
 
-Guides: TypeAlias = Mapping[int, Matcher]  # tree row of a batch -> what may follow it; after other rows, anything may
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What may follow a node: `path` has the tokens from below the cursor to it, `matcher` is at the cursor and only
+    read. Looked at by the draft model's thread, beside which the head's has better to do."""
+
+    matcher: Matcher
+    path: tuple[int, ...]
+
+    def allowed(self) -> Allowed | None:
+        """Which tokens may come next, of shape [vocabulary]; None where anything may, or nothing is known."""
+        matcher = self.matcher.copy()
+        matcher.consume(self.path)
+        allowed = matcher.allowed()
+        return None if allowed is None or not allowed.any() else allowed
+
+
+Guides: TypeAlias = Mapping[int, Guide]  # tree row of a batch -> what may follow it; after other rows, anything may
 UNGUIDED: Guides = MappingProxyType({})
 
 
 class Guidance:
-    """The grammars of running requests, as far as their predictions have come. Without `grammars` nothing is guided."""
+    """The grammars of running requests, as far as their answers have come. Without `grammars` nothing is guided."""
 
     def __init__(self, grammars: Grammars | None) -> None:
         self._grammars = grammars
 
-    def after(self, sequence: Sequence, node: Node) -> Matcher | None:
-        """What may follow the node; None where anything may."""
-        if (matcher := self._at_cursor(sequence)) is None:
-            return None
-        path = [node, *node.ancestors()][:-1]  # less the cursor
-        matcher = matcher.copy()
-        matcher.consume([each.token for each in reversed(path)])
-        return matcher
+    def guides(self, job: Iterable[tuple[Sequence, Node]]) -> Guides:
+        """For the rows of a batch that belong to requests with a grammar."""
+        guides: dict[int, Guide] = {}
+        at_cursor: dict[int, Matcher] = {}
+        for row, (sequence, node) in enumerate(job):
+            if (matcher := self._at_cursor(sequence)) is not None:
+                path = [node.token, *(each.token for each in node.ancestors())][:-1]  # less the cursor
+                copied = at_cursor.setdefault(sequence.id, matcher.copy())
+                guides[row] = Guide(copied, tuple(reversed(path)))
+        return guides
 
     def forced(self, sequence: Sequence) -> list[int]:
         """Tokens that the grammar leaves no choice of, after the cursor."""

@@ -17,7 +17,7 @@ from draft_service.backlog import Backlog
 from draft_service.drafting import Drafting, DraftRun
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
 from draft_service.guidance import Guidance
-from draft_service.sequence import Budget, Sequence, Waiting
+from draft_service.sequence import MOST_GRAMMAR, Budget, Sequence, Waiting
 from draft_service.slot_pool import SlotPool
 from pipedec.errors import PipeDecError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
@@ -26,7 +26,20 @@ from pipedec.policy import Policy
 from pipedec.proposals import Proposals
 from pipedec.recall import SHORTEST, SURE
 from pipedec.tree import NO_SLOT, Node
-from pipedec.wire.messages import Batch, Cancel, Close, Op, Poison, Prefill, Reuse, Row, Rows, TokenLogprobs, Verdict
+from pipedec.wire.messages import (
+    Batch,
+    Cancel,
+    Close,
+    Op,
+    Open,
+    Poison,
+    Prefill,
+    Reuse,
+    Row,
+    Rows,
+    TokenLogprobs,
+    Verdict,
+)
 
 Output = tuple[int, TokenEvent]  # (key of the request, event)
 
@@ -214,7 +227,8 @@ class Scheduler:
         return wanted if own + self._slots.num_shared + wanted <= self._slots.num_slots else cursors
 
     def _catch_up_target(self) -> None:
-        budget = Budget(self.limits.prefill_chunk)
+        opening = sum(len(op.sampling.grammar.encode()) for op in self._ops if isinstance(op, Open))
+        budget = Budget(self.limits.prefill_chunk, grammar=MOST_GRAMMAR - opening)
         for sequence in self.running.values():
             sequence.adopt(self._slots)
             self._ops += sequence.catch_up(sequence.target, sequence.tree.root.sent, budget)

@@ -15,7 +15,7 @@ from pipedec.tree import NO_SLOT, Advance, Node, PredictionTree
 from pipedec.wire.messages import Commit, Op, Open, Prefill, Reuse, Row
 
 MOST_REUSED = 2**16  # tokens of one batch, whose header has a limit,
-MOST_GRAMMAR = 2**18  # and characters of grammars
+MOST_GRAMMAR = 2**18  # and bytes of grammars
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Channel:
 
 @dataclass(slots=True)
 class Budget:
-    """Tokens that one batch may still prefill, and that it may reuse; and characters of grammars."""
+    """Tokens that one batch may still prefill, and that it may reuse; and bytes of grammars."""
 
     prefill: int
     reuse: int = MOST_REUSED
@@ -153,7 +153,7 @@ class Sequence:
 
     def is_caught_up(self, channel: Channel) -> bool:
         """Whether everything before the cursor is committed, so that tree rows make sense."""
-        return channel.committed >= self.num_prefill
+        return channel.opened and channel.committed >= self.num_prefill
 
     def share(self, pool: SlotPool) -> bool:
         """Once the pipeline has all that this request was given, others can begin with the same. Whether it has so for
@@ -172,9 +172,9 @@ class Sequence:
         ops: list[Op] = []
         if not channel.opened:
             sampling = self.request.sampling if channel is self.target else SamplingParams()
-            if len(sampling.grammar) > budget.grammar:
+            if (size := len(sampling.grammar.encode())) > budget.grammar:
                 return ops
-            budget.grammar -= len(sampling.grammar)
+            budget.grammar -= size
             channel.opened = True
             ops.append(Open(self.id, sampling, len(self.request.prompt)))
         start, end = channel.committed, self.num_prefill

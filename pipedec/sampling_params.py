@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 GREEDY = 1e-5  # temperature; below, logits divided by it would leave float32
 MIN_REPETITION_PENALTY = 0.01
-MAX_GRAMMAR = 2**17  # characters
+MAX_GRAMMAR = 2**16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class SamplingParams:
             ("seed", 0 <= self.seed < 2**63, "in [0, 2**63)"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
         )
-        if len(self.grammar) > MAX_GRAMMAR:
-            raise ValueError(f"grammar must have at most {MAX_GRAMMAR} characters, not {len(self.grammar)}")
+        if len(self.grammar) > MAX_GRAMMAR or len(self.grammar.encode()) > MAX_GRAMMAR:
+            raise ValueError(f"grammar must have at most {MAX_GRAMMAR} bytes")
         for name, good, wanted in checks:
             if not good:
                 raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)!r}")

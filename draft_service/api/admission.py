@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from draft_service.api.openai_types import MAX_SEQUENCES, ChatBody, CompletionBody, GenerationBody, Message
-from draft_service.api.structure import grammar_of
+from draft_service.api.structure import source_of
 from draft_service.generation import EngineInfo, GenerationRequest
 from draft_service.grammar_trial import GrammarTrial
 from draft_service.text import Tokenizer
@@ -133,8 +133,8 @@ class Admitter:
 
     async def _grammar(self, body: GenerationBody) -> str:
         """What answers shall follow; empty if anything will do."""
-        grammar, field = grammar_of(body.response_format, body.structured_outputs)
-        if not grammar:
+        source, field = source_of(body.response_format, body.structured_outputs)
+        if source is None:
             return ""
         if self._trial is None:
             raise RequestError("this model's tokenizer cannot be used for structured output", field)
@@ -142,9 +142,10 @@ class Admitter:
             raise RequestError("an answer with a given form ends with an end token", "ignore_eos")
         if body.min_tokens:
             raise RequestError("min_tokens cannot be combined with a given form, which may be shorter", "min_tokens")
-        if reason := await asyncio.to_thread(self._trial.refusal, grammar):
-            raise RequestError(f"{field} cannot be followed: {reason}", field)
-        return grammar
+        outcome = await self._trial.outcome(source)
+        if outcome.refusal:
+            raise RequestError(f"{field} cannot be followed: {outcome.refusal}", field)
+        return outcome.grammar
 
     def _sampling(
         self, body: GenerationBody, end_tokens: frozenset[int], logprobs: int | None, grammar: str

@@ -5,17 +5,29 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from draft_service.api.body import Body, Only, Text, encodable
+from draft_service.grammar_trial import Source
 from pipedec.errors import RequestError
-from pipedec.model.grammar import choice_grammar, context_free_grammar, json_grammar, regex_grammar
+from pipedec.model.grammar import choice_grammar, json_grammar, regex_grammar
 from pipedec.sampling_params import MAX_GRAMMAR
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 MAX_CHOICES = 1024
+
+
+def _parsed(schema: Any) -> Any:
+    """vLLM takes a schema as text too."""
+    try:
+        return json.loads(schema) if isinstance(schema, str) else schema
+    except ValueError as error:
+        raise PydanticCustomError("json_invalid_schema", "Input should be a JSON schema: it is not JSON") from error
+
 
 Schema = Annotated[dict[str, Any], AfterValidator(encodable)]
 
@@ -26,10 +38,11 @@ class AnyText(Body):
 
 class JsonObject(Body):
     type: Literal["json_object"]
+    json_schema: Annotated[Any, Only()] = Field(None, alias="schema")  # other servers'
 
 
 class NamedSchema(Body):
-    """`strict` or not, answers follow the schema."""
+    """Answers follow the schema. Keywords that are not supported are refused where it is `strict`, else left out."""
 
     name: Text
     description: Text | None = None
@@ -48,50 +61,51 @@ ResponseFormat = Annotated[AnyText | JsonObject | JsonSchema, Field(discriminato
 class StructuredOutputs(Body):
     """One of these."""
 
-    json_schema: Schema | None = Field(None, alias="json")
+    json_schema: Annotated[Schema, BeforeValidator(_parsed)] | None = Field(None, alias="json")
     regex: Text | None = None
     choice: Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)] | None = None
     grammar: Text | None = None
     json_object: bool | None = None
     structural_tag: Annotated[Any, Only()] = None
     whitespace_pattern: Annotated[Any, Only()] = None
+    disable_fallback: Annotated[Any, Only(False, True)] = None  # there is none
     disable_any_whitespace: Annotated[Any, Only(False)] = None
     disable_additional_properties: Annotated[Any, Only(False)] = None
 
 
-def grammar_of(response_format: ResponseFormat | None, wanted: StructuredOutputs | None) -> tuple[str, str]:
-    """The grammar of what is asked for, empty if nothing is, and the field that asks. Raises `RequestError`."""
-    asked: list[tuple[str, str]] = []
+def source_of(response_format: ResponseFormat | None, wanted: StructuredOutputs | None) -> tuple[Source | None, str]:
+    """What is asked for, None if nothing is, and the field that asks. Raises `RequestError`."""
+    asked: list[tuple[Source, str]] = []
     match response_format:
         case JsonObject():
-            asked.append((json_grammar(ANY_OBJECT), "response_format"))
+            asked.append((Source(json_grammar(ANY_OBJECT)), "response_format"))
         case JsonSchema(json_schema=named):
             schema = ANY_OBJECT if named.json_schema is None else named.json_schema
-            asked.append((json_grammar(schema), "response_format.json_schema.schema"))
+            grammar = json_grammar(schema, lenient=not named.strict)
+            asked.append((Source(grammar), "response_format.json_schema.schema"))
     if wanted is not None:
-        asked += [(grammar, f"structured_outputs.{field}") for grammar, field in _grammars(wanted)]
+        asked += [(source, f"structured_outputs.{field}") for source, field in _sources(wanted)]
     if len(asked) > 1:
         fields = " and ".join(field for _, field in asked)
         raise RequestError(f"{fields} cannot be combined: an answer has one form", asked[-1][1])
-    grammar, field = asked[0] if asked else ("", "")
-    if len(grammar) > MAX_GRAMMAR:
-        raise RequestError(f"{field} is too long: {len(grammar)} characters, of at most {MAX_GRAMMAR}", field)
-    return grammar, field
+    if not asked:
+        return None, ""
+    source, field = asked[0]
+    if (size := len(source.text.encode())) > MAX_GRAMMAR:
+        raise RequestError(f"{field} is too long: {size} bytes, of at most {MAX_GRAMMAR}", field)
+    return source, field
 
 
-def _grammars(wanted: StructuredOutputs) -> list[tuple[str, str]]:
+def _sources(wanted: StructuredOutputs) -> list[tuple[Source, str]]:
     asked = []
     if wanted.json_schema is not None:
-        asked.append((json_grammar(wanted.json_schema), "json"))
+        asked.append((Source(json_grammar(wanted.json_schema)), "json"))
     if wanted.json_object:
-        asked.append((json_grammar(ANY_OBJECT), "json_object"))
+        asked.append((Source(json_grammar(ANY_OBJECT)), "json_object"))
     if wanted.regex is not None:
-        asked.append((regex_grammar(wanted.regex), "regex"))
+        asked.append((Source(regex_grammar(wanted.regex)), "regex"))
     if wanted.choice is not None:
-        asked.append((choice_grammar(wanted.choice), "choice"))
+        asked.append((Source(choice_grammar(wanted.choice)), "choice"))
     if wanted.grammar is not None:
-        try:
-            asked.append((context_free_grammar(wanted.grammar), "grammar"))
-        except ValueError as error:
-            raise RequestError(str(error), "structured_outputs.grammar") from error
+        asked.append((Source(wanted.grammar, "lark or gbnf"), "grammar"))
     return asked

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,24 +25,25 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
 from pipedec.logs import fields
 
-CACHED = 64  # compiled grammars; clients send the same few again and again
-# Of one answer: at worst some 50 MB of states, and 15 ms of a step. No state or grammar in errors: they go to clients.
-LIMITS = LLParserLimits(max_lexer_states=25_000, verbose_errors=False)
+# Of one answer. No state or grammar in errors: they go to clients.
+LIMITS = LLParserLimits(max_lexer_states=50_000, max_items_in_row=1000, step_max_items=20_000, verbose_errors=False)
 # Models that run into a grammar they would not have followed like to fill it with blanks, without end.
 JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \n\r\t]{0,32}"}
-
+LENIENT_OPTIONS: Any = {"lenient": True, "coerce_one_of": True}
 NO_TEXT = ("NoExtension", "NoExtensionBias")  # what the library says of grammars that nothing satisfies
-
-_END = "<|end of a grammar|>"
+LONGEST_ERROR = 400  # characters: some quote the grammar, and messages have limits
 
 _log = logging.getLogger(__name__)
 
 Allowed = npt.NDArray[np.bool_]
+Dialect = Literal["llguidance", "lark or gbnf"]
 
 
-def json_grammar(schema: Mapping[str, Any]) -> str:
-    """JSON that follows a JSON schema (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md)."""
-    return LLMatcher.grammar_from_json_schema(dict(schema), defaults=JSON_OPTIONS)
+def json_grammar(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
+    """JSON that follows a JSON schema (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md). What
+    of it the library does not know makes the grammar wrong, or if `lenient` is left out."""
+    options = JSON_OPTIONS | (LENIENT_OPTIONS if lenient else {})
+    return LLMatcher.grammar_from_json_schema(dict(schema), defaults=options)
 
 
 def regex_grammar(pattern: str) -> str:
@@ -56,12 +57,13 @@ def choice_grammar(choices: Sequence[str]) -> str:
 
 
 def context_free_grammar(text: str) -> str:
-    """A grammar of the client's own, in llguidance's dialect of Lark or in llama.cpp's GBNF. Raises `ValueError`."""
+    """A grammar of the client's own, in llguidance's dialect of Lark or in llama.cpp's GBNF. Raises `ValueError`. Takes
+    time that rises with the square of the text's length."""
     return grammar_from("grammar", text)
 
 
 class Matcher:
-    """How far one answer has come in its grammar. What it cannot follow any more, `error` explains."""
+    """How far one answer has come in its grammar. Not to be used by two threads at once, but copies may be."""
 
     def __init__(self, inner: LLMatcher, vocabulary: Grammars, end_tokens: Iterable[int]) -> None:
         self._inner, self._vocabulary, self._end_tokens = inner, vocabulary, frozenset(end_tokens)
@@ -71,11 +73,20 @@ class Matcher:
     @property
     def error(self) -> str:
         """Why nothing can follow: the grammar is wrong or too complex, or was not followed. Empty while it is."""
-        reason = self._inner.get_error().partition("<non-verbose/>")[0].strip()
-        return "no text satisfies it" if reason in NO_TEXT else reason
+        said: str = self._inner.get_error()
+        for noise in ("<non-verbose/>", "<backtrace>", "stack backtrace"):
+            said = said.partition(noise)[0]
+        reason = said.strip()
+        return "no text satisfies it" if reason in NO_TEXT else reason[:LONGEST_ERROR]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the text may end here."""
+        return self._has_ended or self._inner.is_accepting()
 
     def copy(self) -> Matcher:
-        """One that goes its own way from here."""
+        """One that goes on by itself from here. What the library learns of the grammar, and the limit of that, both
+        share."""
         other = Matcher(self._inner.deep_copy(), self._vocabulary, self._end_tokens)
         other._has_ended, other.num_tokens = self._has_ended, self.num_tokens
         return other
@@ -94,22 +105,24 @@ class Matcher:
 
     def forced(self) -> list[int]:
         """Tokens that must come next, as far as there is no choice."""
-        return [] if self._has_ended else self._inner.compute_ff_tokens()
+        return [] if self._has_ended else self._vocabulary.forced(self._inner)
 
 
 class Grammars:
-    """Compiles grammars for one vocabulary. May be used by several threads at once."""
+    """Compiles grammars for one vocabulary, each answer's for itself: what a compiled grammar has learnt counts against
+    its limits, and no answer may depend on others. May be used by several threads at once."""
 
     def __init__(self, backend: tokenizers.Tokenizer, vocab_size: int) -> None:
         """`vocab_size`: of the model, which may have more rows than its tokenizer has tokens, or fewer. Raises
         `ValueError` for a tokenizer that llguidance cannot read."""
-        # Which tokens end an answer is the request's to say. The library, which would guess one, gets one of its own.
-        own = tokenizers.Tokenizer.from_str(backend.to_str())
-        own.add_special_tokens([_END])
-        size = max(vocab_size, own.get_vocab_size(with_added_tokens=True))
-        self._tokenizer = LLTokenizer(own.to_str(), n_vocab=size, eos_token=own.token_to_id(_END))
+        serialised, self._special = _without_names(json.loads(backend.to_str()))
         self._vocab_size = vocab_size
-        self._compiled = lru_cache(CACHED)(self._compile)
+        self._tokenizer = LLTokenizer(
+            json.dumps(serialised),
+            n_vocab=max(vocab_size, backend.get_vocab_size(with_added_tokens=True), *(i + 1 for i in self._special)),
+            # Which tokens end an answer is the request's to say. The library wants one, and would guess.
+            eos_token=self._special[0],
+        )
 
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer, vocab_size: int) -> Grammars | None:
@@ -122,24 +135,56 @@ class Grammars:
 
     def matcher(self, grammar: str, end_tokens: Iterable[int]) -> Matcher:
         """At the beginning of an answer that one of `end_tokens` ends."""
-        return Matcher(self._compiled(grammar).deep_copy(), self, end_tokens)
+        return Matcher(LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS), self, end_tokens)
 
     def refusal(self, grammar: str) -> str:
-        """Why no answer can follow this grammar; empty when one can. May take some tenths of a second."""
+        """Why no answer can follow this grammar; empty when one can begin to. Takes as long as the grammar likes."""
         matcher = self.matcher(grammar, ())
-        matcher.allowed()
-        return matcher.error
+        allowed = matcher.allowed()
+        nothing = allowed is not None and not allowed.any() and not matcher.is_whole
+        return matcher.error or ("no token of the model can begin it" if nothing else "")
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Of each token's text, in bytes."""
+        return np.array([len(self._tokenizer.decode_bytes([token])) for token in range(self._vocab_size)])
 
     def allowed(self, inner: LLMatcher, end_tokens: frozenset[int]) -> Allowed:
         """Which tokens may come next, the end tokens among them where the text is whole."""
         bits = np.frombuffer(inner.compute_bitmask(), np.uint8)
-        allowed = np.unpackbits(bits, count=self._tokenizer.vocab_size, bitorder="little")[: self._vocab_size].view(
-            bool
-        )
-        allowed[self._tokenizer.eos_token : self._tokenizer.eos_token + 1] = False  # a row without a text, if it is one
+        allowed = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
+        allowed[[token for token in self._special if token < self._vocab_size]] = False
         if inner.is_accepting():
             allowed[list(end_tokens)] = True
         return allowed
 
-    def _compile(self, grammar: str) -> LLMatcher:
-        return LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
+    def forced(self, inner: LLMatcher) -> list[int]:
+        """Tokens of the model that must come next."""
+        tokens = inner.compute_ff_tokens()
+        possible = [token < self._vocab_size and token not in self._special for token in tokens]
+        return tokens[: (*possible, False).index(False)]
+
+
+def _without_names(tokenizer: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    """A serialised tokenizer for text alone, and the ids of its special tokens, which have names that no text has:
+    else text that a grammar demands would be tokenised as them. Words have no space of their own in front. Raises
+    `ValueError`."""
+    special = {entry["content"]: entry["id"] for entry in tokenizer["added_tokens"] if entry["special"]}
+    if not special:
+        raise ValueError("it has no special token")
+    names = {content: f"<{secrets.token_hex(8)} {number}>" for content, number in special.items()}
+    for entry in tokenizer["added_tokens"]:
+        entry["content"] = names.get(entry["content"], entry["content"])
+    model = tokenizer["model"]
+    if isinstance(vocabulary := model.get("vocab"), dict):
+        model["vocab"] = {names.get(piece, piece): token for piece, token in vocabulary.items()}
+    if (unknown := model.get("unk_token")) is not None:
+        model["unk_token"] = names.get(unknown, unknown)
+    tokenizer["post_processor"] = None  # it names special tokens to put around a text
+    _begin_anywhere(tokenizer["pre_tokenizer"])
+    return tokenizer, sorted(special.values())
+
+
+def _begin_anywhere(pre_tokenizer: dict[str, Any] | None) -> None:
+    for each in (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer]):
+        if each is not None and each["type"] == "ByteLevel":
+            each["add_prefix_space"] = False

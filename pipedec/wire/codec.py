@@ -23,7 +23,7 @@ from pipedec.wire import fields as f
 from pipedec.wire import messages as m
 from pipedec.wire.fields import MAX_ROWS, Field, read_record, read_sequence, refuse
 
-MAX_HEADER_BYTES = 4 * 2**20
+MAX_HEADER_BYTES = 8 * 2**20
 MAX_OPS = 4096
 
 Buffer: TypeAlias = bytes | bytearray | memoryview

@@ -28,6 +28,8 @@ POINT = {
     "additionalProperties": False,
 }
 
+UNIQUE = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+
 
 def named(schema: Any, **fields: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "point", "schema": schema, **fields}}
@@ -60,7 +62,9 @@ def ask(http: httpx.Client, path: str, **fields: Any) -> httpx.Response:
         ({"response_format": named(POINT, strict=True)}, '{"x": 1, "y": -2}', '{"x": 1}'),
         ({"response_format": named(POINT, strict=None, description="d")}, '{ "x":1,\n"y":2 }', '{"x": 1, "y": "2"}'),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "any"}}}, "{}", "5"),
+        ({"response_format": named(UNIQUE)}, "[1, 2]", "[true]"),
         ({"structured_outputs": {"json": POINT}}, '{"x": 1, "y": 2}', "{}"),
+        ({"structured_outputs": {"json": json.dumps(POINT)}}, '{"x": 1, "y": 2}', "{}"),
         ({"structured_outputs": {"json_object": True}}, "{}", "x"),
         ({"structured_outputs": {"regex": "a+b?"}}, "aab", "ba"),
         ({"structured_outputs": {"choice": ["yes", 'n"o']}}, 'n"o', "no"),
@@ -118,7 +122,19 @@ def test_asking_for_no_form_leaves_answers_free(
         ({"response_format": named({"const": "\ud800"})}, "response_format.json_schema.schema", "surrogates"),
         ({"response_format": named({"const": "x" * MAX_GRAMMAR})}, "response_format.json_schema.schema", "too long"),
         ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "unclosed group"),
-        ({"structured_outputs": {"regex": "a?" * 30000}}, "structured_outputs.regex", "too complex"),
+        ({"structured_outputs": {"regex": "a?" * 16_000}}, "structured_outputs.regex", "too complex"),
+        ({"structured_outputs": {"grammar": "\n" * 60_000}}, "structured_outputs.grammar", "too complex"),
+        ({"structured_outputs": {"grammar": "\n" * 100_000}}, "structured_outputs.grammar", "too long"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", "not JSON"),
+        ({"structured_outputs": {"json": "5"}}, "structured_outputs.json", "dictionary"),
+        (
+            {"structured_outputs": {"disable_any_whitespace": True}},
+            "structured_outputs.disable_any_whitespace",
+            "Not sup",
+        ),
+        ({"response_format": {"type": "json_object", "schema": {}}}, "response_format.schema", "Not supported"),
+        ({"response_format": named(UNIQUE, strict=True)}, "response_format.json_schema.schema", "uniqueItems"),
+        ({"structured_outputs": {"json": UNIQUE}}, "structured_outputs.json", "uniqueItems"),
         ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex", "string"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "at least 1"),
         ({"structured_outputs": {"choice": ["a", 5]}}, "structured_outputs.choice.1", "string"),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from draft_service import grammar_trial
-from draft_service.grammar_trial import TOO_COMPLEX, GrammarTrial
+from draft_service.grammar_trial import MOST_WAITING, TOO_COMPLEX, GrammarTrial, Outcome, Source
+from pipedec.errors import UnavailableError
 from pipedec.model.grammar import choice_grammar, json_grammar, regex_grammar
 from tests.api.scripted import byte_tokenizer
+from tests.model.test_grammar import backend
 
 
 @pytest.fixture
@@ -23,10 +27,14 @@ def trial() -> Iterator[GrammarTrial]:
 def process(trial: GrammarTrial) -> psutil.Process:
     """That of the trial, which has tried a grammar."""
     before = psutil.Process().children()
-    assert trial.refusal(choice_grammar(["a"])) == ""
+    assert refusal(trial, choice_grammar(["a"])) == ""
     (begun,) = [each for each in psutil.Process().children() if each not in before]
     assert grammar_trial.__name__ in begun.cmdline()
     return begun
+
+
+def refusal(trial: GrammarTrial, text: str) -> str:
+    return asyncio.run(trial.outcome(Source(text))).refusal
 
 
 def chain(length: int) -> str:
@@ -35,16 +43,66 @@ def chain(length: int) -> str:
     return json_grammar({"$defs": {**definitions, str(length): {"type": "string"}}, "$ref": "#/$defs/0"})
 
 
-@pytest.mark.parametrize(
-    "grammar",
-    [chain(4000), regex_grammar("a?" * 50_000), regex_grammar("((a{1000}){1000}){1000}")],
-    ids=["overflows the stack", "takes memory", "takes time"],
-)
-def test_too_much_is_refused_and_the_next_is_tried(trial: GrammarTrial, grammar: str) -> None:
-    assert trial.refusal(choice_grammar(["a"])) == ""
-    assert trial.refusal(grammar) == TOO_COMPLEX
-    assert trial.refusal(regex_grammar("(")).startswith("at 1(8): invalid regex")
-    assert trial.refusal(chain(200)) == ""
+HOSTILE = {
+    "overflows the stack": Source(chain(1500)),
+    "takes memory": Source(regex_grammar("a?" * 16_000)),
+    "takes time": Source(regex_grammar("((a{1000}){1000}){1000}")),
+    "takes time to convert": Source("\n" * 40_000, "lark or gbnf"),
+    "takes memory for numbers": Source(json_grammar({"type": "integer", "multipleOf": 999_983})),
+    "grows by converting": Source("root ::= " + " | ".join('"a"' for _ in range(12_000)), "lark or gbnf"),
+}
+
+
+@pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE)
+def test_too_much_is_refused_and_the_next_is_tried(trial: GrammarTrial, source: Source) -> None:
+    assert refusal(trial, choice_grammar(["a"])) == ""
+    assert asyncio.run(trial.outcome(source)).refusal
+    assert refusal(trial, regex_grammar("(")).startswith("at 1(8): invalid regex")
+    assert refusal(trial, chain(200)) == ""
+
+
+def test_a_grammar_whose_first_token_is_cheap_and_the_next_is_not() -> None:
+    """Every way to read eighty signs at once is kept."""
+    text = 'start: s\ns: s s s | s s | "#" | "#" "#" | "#" "#" "#"'
+    with GrammarTrial(backend("#" * 80), 310) as trial:
+        outcome = asyncio.run(trial.outcome(Source(text, "lark or gbnf")))
+    assert outcome.refusal
+
+
+def test_too_many_at_once_are_asked_to_come_again(trial: GrammarTrial, process: psutil.Process) -> None:
+    """While one takes its time; what is known is answered beside it."""
+
+    async def ask() -> list[Outcome | BaseException]:
+        asked = [trial.outcome(Source(regex_grammar(f"a{number}"))) for number in range(MOST_WAITING + 1)]
+        waiting = asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert (await trial.outcome(Source(choice_grammar(["a"])))).refusal == ""
+        process.resume()
+        return await waiting
+
+    process.suspend()
+    *answered, refused = asyncio.run(ask())
+    assert all(isinstance(each, Outcome) and not each.refusal for each in answered)
+    assert isinstance(refused, UnavailableError)
+    assert refused.status == 429
+
+
+def test_a_process_that_cannot_start_blames_no_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with GrammarTrial(byte_tokenizer().backend, 258) as trial:
+        with pytest.raises(RuntimeError, match="did not start"):
+            refusal(trial, choice_grammar(["a"]))
+        monkeypatch.undo()
+        assert refusal(trial, choice_grammar(["a"])) == ""
+
+
+def test_grammars_leave_nothing_behind(trial: GrammarTrial, process: psutil.Process) -> None:
+    """Each is tried in the same memory."""
+    for number in range(40):
+        numbers = {"type": "integer", "multipleOf": 9_001 + 2 * number}
+        assert refusal(trial, json_grammar(numbers)) == ""
+    assert process.is_running()
+    assert not process.children()
 
 
 def test_it_is_not_waited_for_ever(
@@ -53,26 +111,26 @@ def test_it_is_not_waited_for_ever(
     """The process is held, as by a grammar without end."""
     process.suspend()
     monkeypatch.setattr(grammar_trial, "PATIENCE_SECONDS", 0.05)
-    assert trial.refusal(choice_grammar(["b"])) == TOO_COMPLEX
+    assert refusal(trial, choice_grammar(["b"])) == TOO_COMPLEX
     monkeypatch.undo()
-    assert trial.refusal(choice_grammar(["c"])) == ""
+    assert refusal(trial, choice_grammar(["c"])) == ""
     assert not process.is_running()
 
 
 def test_a_process_that_was_killed_is_replaced(trial: GrammarTrial, process: psutil.Process) -> None:
     process.kill()
     process.wait()
-    assert trial.refusal(choice_grammar(["b"])) == ""
+    assert refusal(trial, choice_grammar(["b"])) == ""
 
 
 def test_what_is_known_is_not_tried_again(trial: GrammarTrial, process: psutil.Process) -> None:
     process.suspend()
-    assert trial.refusal(choice_grammar(["a"])) == ""
+    assert refusal(trial, choice_grammar(["a"])) == ""
 
 
 def test_it_does_not_outlive_its_owner() -> None:
     before = psutil.Process().children()
     with GrammarTrial(byte_tokenizer().backend, 258) as trial:
-        assert trial.refusal(choice_grammar(["a"])) == ""
+        assert refusal(trial, choice_grammar(["a"])) == ""
         assert len(psutil.Process().children()) == len(before) + 1
     assert psutil.Process().children() == before

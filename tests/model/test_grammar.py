@@ -220,10 +220,54 @@ def test_blanks_in_json_come_to_an_end() -> None:
 
 
 def test_a_model_with_fewer_rows_than_its_tokenizer_has_tokens() -> None:
-    fewer = Grammars(TOKENIZER, 200)
-    allowed = fewer.matcher(regex_grammar("(?s).*"), (5,)).allowed()
+    fewer = Grammars(TOKENIZER, 80)
+    matcher = fewer.matcher(regex_grammar("abc!z"), (5,))
+    allowed = matcher.allowed()
     assert allowed is not None
-    assert allowed.shape == (200,)
+    assert allowed.shape == (80,)
+    assert TOKENIZER.decode(matcher.forced()) == "abc!", "there is no row for z"
+    assert fewer.refusal(regex_grammar("z")) == "no token of the model can begin it"
+
+
+def test_the_name_of_a_special_token_is_text_like_any_other() -> None:
+    for grammar in (choice_grammar(["say <|end|> please"]), json_grammar({"const": "say <|end|> please"})):
+        matcher = start(grammar)
+        text = TOKENIZER.decode(matcher.forced(), skip_special_tokens=False)
+        assert "say <|end|> please" in text
+        assert TOKENIZER.token_to_id("<|end|>") not in matcher.forced()
+    assert "no text satisfies it" in GRAMMARS.refusal(context_free_grammar("start: <|end|>")) or GRAMMARS.refusal(
+        context_free_grammar("start: <|end|>")
+    )
+
+
+def test_a_word_needs_no_space_in_front() -> None:
+    """Though this tokenizer puts one before a text."""
+    prefixing = backend("Ġleft", "left", "Ġhand")
+    prefixing.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    matcher = Grammars(prefixing, VOCABULARY).matcher(choice_grammar(["left hand"]), (END,))
+    assert prefixing.decode(matcher.forced()) == "left hand"
+    matcher.consume(matcher.forced())
+    assert tokens_allowed(matcher) == {END}
+
+
+def test_answers_learn_nothing_from_one_another() -> None:
+    """Each has the grammar's limits for itself: else the last of these would fail for the states of the others."""
+    grammar = json_grammar(
+        {"type": "object", "properties": {"s": {"type": "string", "pattern": r"^.{0,150}\[[0-9]+\].{0,150}$"}}}
+    )
+    rng = random.Random(1)
+    for _ in range(120):
+        matcher = start(grammar)
+        text = '{"s":"' + "".join(rng.choice("abc[]12") for _ in range(60))
+        matcher.consume(TOKENIZER.encode(text).ids)
+        matcher.allowed()
+        assert not matcher.error
+
+
+def test_a_lenient_schema_leaves_out_what_is_not_known() -> None:
+    unique = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    assert "uniqueItems" in GRAMMARS.refusal(json_grammar(unique))
+    assert GRAMMARS.refusal(json_grammar(unique, lenient=True)) == ""
 
 
 def test_a_tokenizer_that_cannot_be_read_costs_structured_output_alone() -> None:

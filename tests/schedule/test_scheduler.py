@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from benchmarks.simulation import Simulation, Timing
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
+from draft_service.sequence import MOST_GRAMMAR
 from pipedec.policy import PolicyName, make_policy
 from pipedec.sampling_params import MAX_GRAMMAR, SamplingParams
-from pipedec.wire.codec import MAX_HEADER_BYTES, encode
+from pipedec.wire.codec import encode
 from pipedec.wire.messages import Decision, Open, Verdict
 from tests.symbolic import VOCABULARY, SymbolicDraft, SymbolicStage, continuation
 
@@ -200,17 +201,38 @@ def test_predictions_do_not_hold_a_request_out_that_fits_beside_what_is_certain(
     check(simulation, {0: first, 1: second})
 
 
-def test_grammars_wait_for_room_in_a_batch() -> None:
-    """Three of the longest are more than a header takes: the third opens with the next batch, and is not lost."""
-    scheduler = Scheduler(Limits(3, prefill_chunk=64), make_policy("none"))
+@pytest.mark.parametrize("prompt", [(1,), (1, 2, 3)])
+def test_grammars_wait_for_room_in_a_batch(prompt: tuple[int, ...]) -> None:
+    """Ten of the longest are more than a header takes: some open with later batches, and have no rows before."""
+    scheduler = Scheduler(Limits(4, prefill_chunk=64), make_policy("none"))
+    scheduler.start_epoch(1, 64)
+    sampling = SamplingParams(grammar="\N{GRINNING FACE}" * (MAX_GRAMMAR // 4))
+    for key in range(10):
+        scheduler.submit(key, GenerationRequest(prompt, 4, sampling))
+    scheduler.submit(10, GenerationRequest((1, 2), 4))
+    opened: list[int] = []
+    batches = 0
+    while (batch := scheduler.compose()) is not None:
+        assert len(encode(batch)) < 2 * MOST_GRAMMAR
+        opened += [op.request for op in batch.ops if isinstance(op, Open)]
+        assert {row.request for row in batch.rows} <= set(opened)
+        scheduler.on_started(batch.step)
+        batches += 1
+    assert sorted(opened) == list(range(11))
+    assert batches > 2
+
+
+def test_grammars_of_cursors_that_are_held_do_not_pile_up() -> None:
+    """Nothing is sent while the first of these waits for its tree, however often it is asked."""
+    scheduler = Scheduler(Limits(4, prefill_chunk=64), make_policy("static-tree", width=4, children=3, depth=2))
     scheduler.start_epoch(1, 64)
     sampling = SamplingParams(grammar="x" * MAX_GRAMMAR)
-    for key in range(3):
-        scheduler.submit(key, GenerationRequest((1, 2, 3), 4, sampling))
-    scheduler.submit(3, GenerationRequest((1, 2), 4))
-    opened = []
-    while (batch := scheduler.compose()) is not None:
-        assert len(encode(batch)) < MAX_HEADER_BYTES
-        opened.append([op.request for op in batch.ops if isinstance(op, Open)])
-        scheduler.on_started(batch.step)
-    assert opened == [[0, 1, 3], [2]]
+    for key in range(10):
+        scheduler.submit(key, GenerationRequest((1,), 4, sampling))
+    for _ in range(20):
+        assert scheduler.compose() is None
+    assert scheduler.compose_draft() is not None
+    scheduler.lose_draft()
+    batch = scheduler.compose()
+    assert batch is not None
+    assert len(encode(batch)) < 2 * MOST_GRAMMAR
