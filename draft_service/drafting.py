@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import NamedTuple
 
 from draft_service.guidance import Guidance, Guides
 from draft_service.sequence import Budget, Sequence
 from pipedec.metrics.head import HeadCounts
+from pipedec.model.grammar import Grammars
 from pipedec.policy import Policy
 from pipedec.proposals import Proposals
+from pipedec.recall import SHORTEST, SURE
 from pipedec.tree import Node
 from pipedec.wire.messages import Batch, Op, Rows
 
@@ -27,9 +30,9 @@ class Drafting:
     """One run of the draft model at a time. `ops` collects what it must be told with the next one."""
 
     def __init__(
-        self, policy: Policy, counts: HeadCounts, guidance: Guidance, prefill_chunk: int, max_rows: int
+        self, policy: Policy, counts: HeadCounts, grammars: Grammars | None, prefill_chunk: int, max_rows: int
     ) -> None:
-        self._policy, self._counts, self._guidance = policy, counts, guidance
+        self._policy, self._counts, self._guidance = policy, counts, Guidance(grammars)
         self._prefill_chunk, self._max_rows = prefill_chunk, max_rows
         self.available = policy.children > 0
         self._epoch = 0
@@ -47,9 +50,13 @@ class Drafting:
         self.ops: list[Op] = []
         self._job: list[tuple[Sequence, Node]] | None = None
 
-    def forced(self, sequence: Sequence) -> list[int]:
-        """What alone can come next in a sequence, as its grammar leaves no choice; with or without a draft model."""
-        return self._guidance.forced(sequence)
+    def recall(self, sequences: Collection[Sequence]) -> None:
+        """Put into the trees what is foreseen with a draft model or without one: what the text repeats, and what
+        a grammar leaves no choice of."""
+        least = SURE if self.available else SHORTEST
+        for sequence in sequences:
+            forced = partial(self._guidance.forced, sequence)
+            self._policy.recall(sequence.tree, sequence.text, least, sequence.last_position, forced)
 
     def lose(self) -> None:
         """The draft model is gone, until `restore`."""

@@ -11,35 +11,19 @@ from collections import deque
 from collections.abc import Iterable, Set
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from functools import partial
 
 from draft_service.backlog import Backlog
 from draft_service.drafting import Drafting, DraftRun
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
-from draft_service.guidance import Guidance
-from draft_service.sequence import MOST_GRAMMAR, Budget, Sequence, Waiting
+from draft_service.sequence import Budget, Sequence, Waiting
 from draft_service.slot_pool import SlotPool
 from pipedec.errors import PipeDecError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
 from pipedec.model.grammar import Grammars
 from pipedec.policy import Policy
 from pipedec.proposals import Proposals
-from pipedec.recall import SHORTEST, SURE
 from pipedec.tree import NO_SLOT, Node
-from pipedec.wire.messages import (
-    Batch,
-    Cancel,
-    Close,
-    Op,
-    Open,
-    Poison,
-    Prefill,
-    Reuse,
-    Row,
-    Rows,
-    TokenLogprobs,
-    Verdict,
-)
+from pipedec.wire.messages import Batch, Cancel, Close, Op, Poison, Prefill, Reuse, Row, Rows, TokenLogprobs, Verdict
 
 Output = tuple[int, TokenEvent]  # (key of the request, event)
 
@@ -69,7 +53,7 @@ class Scheduler:
         self._failed: list[tuple[int, PipeDecError]] = []
         self._admitted: list[Sequence] = []
         self._next_id = 0
-        self._drafting = Drafting(policy, self.counts, Guidance(grammars), limits.prefill_chunk, limits.max_rows)
+        self._drafting = Drafting(policy, self.counts, grammars, limits.prefill_chunk, limits.max_rows)
         self._reset_pipeline(num_slots=1)
 
     # -- life of requests and epochs ----------------------------------------------------------------------------
@@ -227,8 +211,7 @@ class Scheduler:
         return wanted if own + self._slots.num_shared + wanted <= self._slots.num_slots else cursors
 
     def _catch_up_target(self) -> None:
-        opening = sum(len(op.sampling.grammar.encode()) for op in self._ops if isinstance(op, Open))
-        budget = Budget(self.limits.prefill_chunk, grammar=MOST_GRAMMAR - opening)
+        budget = Budget.beside(self._ops, self.limits.prefill_chunk)
         for sequence in self.running.values():
             sequence.adopt(self._slots)
             self._ops += sequence.catch_up(sequence.target, sequence.tree.root.sent, budget)
@@ -259,10 +242,7 @@ class Scheduler:
         prefilling = {op.request for op in self._ops if isinstance(op, Prefill)}
         able = (s for s in self.running.values() if s.tree.root.sent and s.is_predictable and s.id not in prefilling)
         by_tree = {id(sequence.tree): sequence for sequence in able}
-        least = SURE if self.draft_available else SHORTEST
-        for sequence in by_tree.values():
-            forced = partial(self._drafting.forced, sequence)
-            self.policy.recall(sequence.tree, sequence.text, least, sequence.last_position, forced)
+        self._drafting.recall(by_tree.values())
         for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
             if len(rows) >= self.limits.max_rows or not self._take_slot(sequence := by_tree[id(tree)], node):
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from draft_service.generation import GenerationRequest, RequestStatistics
@@ -39,6 +40,12 @@ class Budget:
     prefill: int
     reuse: int = MOST_REUSED
     grammar: int = MOST_GRAMMAR
+
+    @classmethod
+    def beside(cls, ops: Iterable[Op], prefill: int) -> Budget:
+        """What a batch still has room for when these ops wait for it already."""
+        opening = sum(len(op.sampling.grammar.encode()) for op in ops if isinstance(op, Open))
+        return cls(prefill, grammar=MOST_GRAMMAR - opening)
 
 
 @dataclass(slots=True)

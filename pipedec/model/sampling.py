@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 
 from pipedec.errors import ModelError, ProtocolError
@@ -89,15 +90,15 @@ Choice: TypeAlias = Chosen | ModelError
 def choose(logits: torch.Tensor, wanted: Sequence[Wanted]) -> list[Choice]:
     """A token for each of the float32 logits [rows, V] of the rows before them, or what is wrong: logits that are not
     numbers, or no token that is left to choose. A GPU is waited for once, for all rows."""
-    allowed = [None if each.history.matcher is None else each.history.matcher.allowed() for each in wanted]
+    allowed = _allowed(wanted, logits.device)
     best = logits.max(-1)  # the first of equals
     tops, values, tokens = (part.double() for part in (best.values, best.values, best.indices))
     drawn: list[tuple[int, torch.Tensor, int]] = []
     for row, (params, position, history) in enumerate(wanted):
         unprocessed = logits[row]
         scores = _penalised(unprocessed, params, history)
-        if (possible := allowed[row]) is not None:
-            scores = scores.masked_fill(~torch.from_numpy(possible).to(scores.device), float("-inf"))
+        if (possible := allowed.get(row)) is not None:
+            scores = scores.masked_fill(~possible, float("-inf"))
         if not params.greedy:
             drawn.append((row, truncate(scores / params.temperature, params), state_of(params.seed, position)))
         elif scores is not unprocessed:
@@ -108,6 +109,15 @@ def choose(logits: torch.Tensor, wanted: Sequence[Wanted]) -> list[Choice]:
         values[index], tokens[index] = _draw(torch.stack(of_rows), states)
     looked_at = torch.stack([tops, values, tokens], 1).tolist()
     return [_choice(logits[row], each, *looked_at[row]) for row, each in enumerate(wanted)]
+
+
+def _allowed(wanted: Sequence[Wanted], device: torch.device) -> dict[int, torch.Tensor]:
+    """Of the rows that a grammar has a say in: which tokens it allows, [V]. One copy to the device."""
+    matchers = ((row, each.history.matcher) for row, each in enumerate(wanted))
+    rows = {row: each for row, matcher in matchers if matcher is not None and (each := matcher.allowed()) is not None}
+    if not rows:
+        return {}
+    return dict(zip(rows, torch.from_numpy(np.stack(list(rows.values()))).to(device), strict=True))
 
 
 def _choice(logits: torch.Tensor, wanted: Wanted, top: float, value: float, token: float) -> Choice:

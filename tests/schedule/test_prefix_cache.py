@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from benchmarks.simulation import Timing
 from draft_service.generation import GenerationRequest
+from draft_service.guidance import Guides
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.slot_pool import Holding, SlotPool
 from pipedec.policy import PolicyName, make_policy
@@ -143,7 +144,7 @@ class Counted:
     """A draft that is looked at."""
 
     reset: Callable[[int], None]
-    propose: Callable[[Batch], Proposals]
+    propose: Callable[[Batch, Guides], Proposals]
 
 
 def prompts(count: int, length: int, seed: int) -> list[tuple[int, ...]]:
@@ -210,9 +211,9 @@ def test_the_draft_computes_a_common_beginning_once(comes_back: bool) -> None:
     assert draft is not None
     propose = draft.propose
 
-    def counted(batch: Batch) -> Proposals:
+    def counted(batch: Batch, guides: Guides) -> Proposals:
         prefilled.append(batch.num_prefill)
-        return propose(batch)
+        return propose(batch, guides)
 
     simulation.draft = Counted(draft.reset, counted)
     if comes_back:
