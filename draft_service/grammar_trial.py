@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -36,12 +37,13 @@ from pipedec.model.grammar import LONGEST_ERROR, Dialect, Grammars, Matcher, con
 from pipedec.sampling_params import MAX_GRAMMAR
 
 STACK_BYTES = 4 << 20  # half of what threads have elsewhere
-MEMORY_BYTES = 64 << 20  # for one grammar, beside what the process has
-PREPARING_SECONDS = 0.25  # of a processor: a stage compiles the grammar too, and all requests wait meanwhile
+MEMORY_BYTES = 32 << 20  # for one grammar, beside what the process has
+PREPARING_SECONDS = 0.1  # of a processor: a stage compiles the grammar too, and all requests wait meanwhile
 STEP_SECONDS = 0.02  # likewise, for one token
 WALK = 32  # tokens
 KILL_SECONDS = 1  # of a processor, for all of that
-PATIENCE_SECONDS = 10.0  # by the clock, after which the process is killed
+PATIENCE_SECONDS = 5.0  # by the clock, likewise
+SILENCE_SECONDS = 15.0  # after which the process itself must be at fault
 START_SECONDS = 60.0  # until the process can begin: it reads a tokenizer
 MOST_WAITING = 32
 REMEMBERED = 256
@@ -75,7 +77,7 @@ class GrammarTrial:
         self._vocabulary = (backend, vocab_size)
         self._process: subprocess.Popen[str] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
-        self._waiting = 0
+        self._pending: dict[Source, asyncio.Future[Outcome]] = {}
         self._known: dict[Source, Outcome] = {}
 
     def __enter__(self) -> Self:
@@ -85,63 +87,84 @@ class GrammarTrial:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if (process := self._process) is not None:
-            process.kill()  # whoever waits for it waits no longer
+            _kill(process)  # whoever waits for it waits no longer
         self._thread.shutdown(cancel_futures=True)
         self._end()
 
     async def outcome(self, source: Source) -> Outcome:
-        """What is known of this source, after milliseconds, at worst seconds. Raises `UnavailableError` if too many
-        wait."""
+        """What is known of this source: once those before it are tried, milliseconds, at worst seconds for each.
+        Raises `UnavailableError` if too many wait, or none can be tried."""
         if (known := self._known.get(source)) is not None:
             return known
-        if self._waiting >= MOST_WAITING:
-            raise UnavailableError(f"{self._waiting} new forms of answers are being looked at; try again", status=429)
-        self._waiting += 1
-        try:
-            outcome = await asyncio.get_running_loop().run_in_executor(self._thread, self._try, source)
-        finally:
-            self._waiting -= 1
-        if outcome is None:
-            _log.warning("grammar too complex", extra=fields(characters=len(source.text)))
-            return Outcome("", TOO_COMPLEX)
+        if (pending := self._pending.get(source)) is None:
+            if len(self._pending) >= MOST_WAITING:
+                raise UnavailableError(f"{MOST_WAITING} new forms of answers are being tried; ask again", status=429)
+            pending = asyncio.get_running_loop().run_in_executor(self._thread, self._try, source)
+            self._pending[source] = pending
+            pending.add_done_callback(lambda done: self._note(source, done))
+        return await asyncio.shield(pending)  # others may wait for the same
+
+    def _note(self, source: Source, done: asyncio.Future[Outcome]) -> None:
+        del self._pending[source]
+        if done.cancelled() or done.exception() is not None:
+            return
         if len(self._known) >= REMEMBERED:
             del self._known[next(iter(self._known))]
-        self._known[source] = outcome
-        return outcome
+        self._known[source] = done.result()
 
-    def _try(self, source: Source) -> Outcome | None:
-        """None where the process has died, or would not end."""
+    def _try(self, source: Source) -> Outcome:
         if self._process is not None and self._process.poll() is not None:
             self._end()
         if self._process is None:
             self._process = self._begin()
-        if (answer := _ask(self._process, source, PATIENCE_SECONDS)) is None:
+        if (answer := _ask(self._process, source, SILENCE_SECONDS)) is None:
             self._end()
-        return None if not answer else Outcome(*answer)
+            raise self._failed("died")
+        if not answer:
+            _log.warning("grammar too complex", extra=fields(characters=len(source.text)))
+            return Outcome("", TOO_COMPLEX)
+        return Outcome(*answer)
 
     def _begin(self) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise self._failed(f"cannot be started: {error}") from error
         backend, vocab_size = self._vocabulary
         if _ask(process, (backend.to_str(), vocab_size), START_SECONDS) is None:
-            process.kill()
+            _kill(process)
             process.communicate()
-            raise RuntimeError("the process that tries grammars did not start")
+            raise self._failed("did not start")
         return process
+
+    def _failed(self, how: str) -> UnavailableError:
+        _log.error("no grammar can be tried", extra=fields(reason=f"the process for it {how}"))
+        return UnavailableError(f"the process that tries forms of answers {how}", retry_after=5.0)
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            _kill(self._process)
             self._process.communicate()
             self._process = None
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """With its children."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _ask(process: subprocess.Popen[str], question: object, seconds: float) -> list[str] | None:
     """The answer, or None if the process dies, or is killed because the time is over."""
     assert process.stdin is not None
     assert process.stdout is not None
-    watchdog = threading.Timer(seconds, process.kill)
+    watchdog = threading.Timer(seconds, _kill, (process,))
     watchdog.start()
     try:
         print(json.dumps(question), file=process.stdin, flush=True)
@@ -154,7 +177,7 @@ def _ask(process: subprocess.Popen[str], question: object, seconds: float) -> li
 
 
 def _outcomes(lines: Iterator[str]) -> Iterator[Outcome | tuple[()]]:
-    """Of each source, tried in a child of this process; empty where that died."""
+    """Of each source, tried in a child of this process; empty where that died, or took too long."""
     serialised, vocab_size = json.loads(next(lines))
     grammars = Grammars(tokenizers.Tokenizer.from_str(serialised), vocab_size)
     lengths = grammars.lengths()
@@ -168,21 +191,34 @@ def _outcomes(lines: Iterator[str]) -> Iterator[Outcome | tuple[()]]:
                 json.dump(_tried(grammars, lengths, Source(*json.loads(line))), answer)
             os._exit(0)
         os.close(writer)
-        with os.fdopen(reader) as answers:
-            said = answers.read()
+        said = _last_words(reader, time.monotonic() + PATIENCE_SECONDS)
+        os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         yield Outcome(*json.loads(said)) if said else ()
 
 
+def _last_words(reader: int, end: float) -> bytes:
+    """All that a child writes before it closes its end of the pipe; nothing if it does not by then."""
+    said = b""
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not (piece := pipe.read(1 << 16)):
+                return said
+            said += piece
+    return b""
+
+
 def _limit() -> None:
-    """What this process may use from now on."""
+    """What this process may use from now on; what its parent hears and says is not its own."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (KILL_SECONDS, KILL_SECONDS))
     resource.setrlimit(resource.RLIMIT_STACK, (STACK_BYTES, STACK_BYTES))
     with open("/proc/self/statm") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES, mapped + MEMORY_BYTES))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a library's last words; the log has its own lines
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nothing, number)
 
 
 def _tried(grammars: Grammars, lengths: Lengths, source: Source) -> Outcome:
@@ -220,7 +256,6 @@ def _walked(matcher: Matcher, lengths: Lengths) -> str:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the endpoint's to act upon
     os.nice(10)
     for outcome in _outcomes(iter(sys.stdin)):
         print(json.dumps(outcome), flush=True)

@@ -16,7 +16,8 @@ from pipedec.tree import NO_SLOT, Advance, Node, PredictionTree
 from pipedec.wire.messages import Commit, Op, Open, Prefill, Reuse, Row
 
 MOST_REUSED = 2**16  # tokens of one batch, whose header has a limit,
-MOST_GRAMMAR = 2**18  # and bytes of grammars
+MOST_GRAMMAR = 2**18  # and bytes of grammars, of which
+MOST_GRAMMARS = 8  # are compiled by the last stage before it goes on
 
 
 @dataclass(slots=True)
@@ -35,17 +36,28 @@ class Channel:
 
 @dataclass(slots=True)
 class Budget:
-    """Tokens that one batch may still prefill, and that it may reuse; and bytes of grammars."""
+    """Tokens that one batch may still prefill, and that it may reuse; and bytes of grammars, and how many
+    of these."""
 
     prefill: int
     reuse: int = MOST_REUSED
     grammar: int = MOST_GRAMMAR
+    grammars: int = MOST_GRAMMARS
 
     @classmethod
     def beside(cls, ops: Iterable[Op], prefill: int) -> Budget:
         """What a batch still has room for when these ops wait for it already."""
-        opening = sum(len(op.sampling.grammar.encode()) for op in ops if isinstance(op, Open))
-        return cls(prefill, grammar=MOST_GRAMMAR - opening)
+        sizes = [len(op.sampling.grammar.encode()) for op in ops if isinstance(op, Open) and op.sampling.grammar]
+        return cls(prefill, grammar=MOST_GRAMMAR - sum(sizes), grammars=MOST_GRAMMARS - len(sizes))
+
+    def take_grammar(self, grammar: str) -> bool:
+        """Whether there is room for it; then it is taken."""
+        size = len(grammar.encode())
+        if size > self.grammar or (size and not self.grammars):
+            return False
+        self.grammar -= size
+        self.grammars -= bool(size)
+        return True
 
 
 @dataclass(slots=True)
@@ -179,9 +191,8 @@ class Sequence:
         ops: list[Op] = []
         if not channel.opened:
             sampling = self.request.sampling if channel is self.target else SamplingParams()
-            if (size := len(sampling.grammar.encode())) > budget.grammar:
+            if not budget.take_grammar(sampling.grammar):
                 return ops
-            budget.grammar -= size
             channel.opened = True
             ops.append(Open(self.id, sampling, len(self.request.prompt)))
         start, end = channel.committed, self.num_prefill

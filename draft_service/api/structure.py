@@ -25,7 +25,7 @@ def _parsed(schema: Any) -> Any:
     """vLLM takes a schema as text too."""
     try:
         return json.loads(schema) if isinstance(schema, str) else schema
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PydanticCustomError("json_invalid_schema", "Input should be a JSON schema: it is not JSON") from error
 
 
@@ -73,18 +73,24 @@ class StructuredOutputs(Body):
     disable_additional_properties: Annotated[Any, Only(False)] = None
 
 
+def _json(schema: dict[str, Any], field: str, *, lenient: bool = False) -> tuple[Source, str]:
+    try:
+        return Source(json_grammar(schema, lenient=lenient)), field
+    except ValueError as error:
+        raise RequestError(f"{field} cannot be followed: numbers have at most 64 bits ({error})", field) from error
+
+
 def source_of(response_format: ResponseFormat | None, wanted: StructuredOutputs | None) -> tuple[Source | None, str]:
     """What is asked for, None if nothing is, and the field that asks. Raises `RequestError`."""
     asked: list[tuple[Source, str]] = []
     match response_format:
         case JsonObject():
-            asked.append((Source(json_grammar(ANY_OBJECT)), "response_format"))
+            asked.append(_json(ANY_OBJECT, "response_format"))
         case JsonSchema(json_schema=named):
             schema = ANY_OBJECT if named.json_schema is None else named.json_schema
-            grammar = json_grammar(schema, lenient=not named.strict)
-            asked.append((Source(grammar), "response_format.json_schema.schema"))
+            asked.append(_json(schema, "response_format.json_schema.schema", lenient=not named.strict))
     if wanted is not None:
-        asked += [(source, f"structured_outputs.{field}") for source, field in _sources(wanted)]
+        asked += _sources(wanted)
     if len(asked) > 1:
         fields = " and ".join(field for _, field in asked)
         raise RequestError(f"{fields} cannot be combined: an answer has one form", asked[-1][1])
@@ -99,13 +105,13 @@ def source_of(response_format: ResponseFormat | None, wanted: StructuredOutputs 
 def _sources(wanted: StructuredOutputs) -> list[tuple[Source, str]]:
     asked = []
     if wanted.json_schema is not None:
-        asked.append((Source(json_grammar(wanted.json_schema)), "json"))
+        asked.append(_json(wanted.json_schema, "structured_outputs.json"))
     if wanted.json_object:
-        asked.append((Source(json_grammar(ANY_OBJECT)), "json_object"))
+        asked.append(_json(ANY_OBJECT, "structured_outputs.json_object"))
     if wanted.regex is not None:
-        asked.append((Source(regex_grammar(wanted.regex)), "regex"))
+        asked.append((Source(regex_grammar(wanted.regex)), "structured_outputs.regex"))
     if wanted.choice is not None:
-        asked.append((Source(choice_grammar(wanted.choice)), "choice"))
+        asked.append((Source(choice_grammar(wanted.choice)), "structured_outputs.choice"))
     if wanted.grammar is not None:
-        asked.append((Source(wanted.grammar, "lark or gbnf"), "grammar"))
+        asked.append((Source(wanted.grammar, "lark or gbnf"), "structured_outputs.grammar"))
     return asked

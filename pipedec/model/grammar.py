@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 from pipedec.logs import fields
 
 # Of one answer. No state or grammar in errors: they go to clients.
-LIMITS = LLParserLimits(max_lexer_states=50_000, max_items_in_row=1000, step_max_items=20_000, verbose_errors=False)
+LIMITS = LLParserLimits(max_lexer_states=50_000, max_items_in_row=1100, step_max_items=20_000, verbose_errors=False)
 # Models that run into a grammar they would not have followed like to fill it with blanks, without end.
 JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \n\r\t]{0,32}"}
 LENIENT_OPTIONS: Any = {"lenient": True, "coerce_one_of": True}
@@ -41,7 +42,8 @@ Dialect = Literal["llguidance", "lark or gbnf"]
 
 def json_grammar(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
     """JSON that follows a JSON schema (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md). What
-    of it the library does not know makes the grammar wrong, or if `lenient` is left out."""
+    of it the library does not know makes the grammar wrong, or if `lenient` is left out. Raises `ValueError` for
+    numbers of more than 64 bits."""
     options = JSON_OPTIONS | (LENIENT_OPTIONS if lenient else {})
     return LLMatcher.grammar_from_json_schema(dict(schema), defaults=options)
 
@@ -168,23 +170,34 @@ def _without_names(tokenizer: dict[str, Any]) -> tuple[dict[str, Any], list[int]
     """A serialised tokenizer for text alone, and the ids of its special tokens, which have names that no text has:
     else text that a grammar demands would be tokenised as them. Words have no space of their own in front. Raises
     `ValueError`."""
-    special = {entry["content"]: entry["id"] for entry in tokenizer["added_tokens"] if entry["special"]}
+    # The library takes all in angle brackets for special, such as the `<tool_call>` that a template has models write.
+    bracketed = re.compile("<.*>", re.DOTALL)
+    added = tokenizer["added_tokens"]
+    special = {each["content"]: each["id"] for each in added if each["special"] or bracketed.fullmatch(each["content"])}
     if not special:
         raise ValueError("it has no special token")
     names = {content: f"<{secrets.token_hex(8)} {number}>" for content, number in special.items()}
-    for entry in tokenizer["added_tokens"]:
-        entry["content"] = names.get(entry["content"], entry["content"])
+    for each in added:
+        each["content"] = names.get(each["content"], each["content"])
     model = tokenizer["model"]
-    if isinstance(vocabulary := model.get("vocab"), dict):
-        model["vocab"] = {names.get(piece, piece): token for piece, token in vocabulary.items()}
+    match model.get("vocab"):
+        case dict() as pieces:
+            model["vocab"] = {names.get(piece, piece): token for piece, token in pieces.items()}
+        case list() as scored:
+            model["vocab"] = [[names.get(piece, piece), score] for piece, score in scored]
     if (unknown := model.get("unk_token")) is not None:
         model["unk_token"] = names.get(unknown, unknown)
     tokenizer["post_processor"] = None  # it names special tokens to put around a text
-    _begin_anywhere(tokenizer["pre_tokenizer"])
+    byte_level = [each for each in _parts(tokenizer["pre_tokenizer"]) if each["type"] == "ByteLevel"]
+    for each in byte_level:
+        each["add_prefix_space"] = False
+    if byte_level:
+        tokenizer["normalizer"] = None  # the text that a grammar demands is wanted as it stands
     return tokenizer, sorted(special.values())
 
 
-def _begin_anywhere(pre_tokenizer: dict[str, Any] | None) -> None:
-    for each in (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer]):
-        if each is not None and each["type"] == "ByteLevel":
-            each["add_prefix_space"] = False
+def _parts(pre_tokenizer: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    if pre_tokenizer is not None:
+        yield pre_tokenizer
+        for each in pre_tokenizer.get("pretokenizers", ()):
+            yield from _parts(each)

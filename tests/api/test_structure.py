@@ -125,6 +125,9 @@ def test_asking_for_no_form_leaves_answers_free(
         ({"structured_outputs": {"regex": "a?" * 16_000}}, "structured_outputs.regex", "too complex"),
         ({"structured_outputs": {"grammar": "\n" * 60_000}}, "structured_outputs.grammar", "too complex"),
         ({"structured_outputs": {"grammar": "\n" * 100_000}}, "structured_outputs.grammar", "too long"),
+        ({"response_format": named({"maximum": 2**64})}, "response_format.json_schema.schema", "at most 64 bits"),
+        ({"structured_outputs": {"json": {"minimum": -(2**63) - 1}}}, "structured_outputs.json", "at most 64 bits"),
+        ({"structured_outputs": {"json": "[" * 100_000}}, "structured_outputs.json", "not JSON"),
         ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", "not JSON"),
         ({"structured_outputs": {"json": "5"}}, "structured_outputs.json", "dictionary"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Iterator
 
 import psutil
@@ -87,10 +88,41 @@ def test_too_many_at_once_are_asked_to_come_again(trial: GrammarTrial, process: 
     assert refused.status == 429
 
 
+def test_a_form_that_many_ask_for_at_once_is_tried_once(trial: GrammarTrial, process: psutil.Process) -> None:
+    async def ask() -> list[Outcome]:
+        waiting = [asyncio.ensure_future(trial.outcome(Source(regex_grammar("abc+")))) for _ in range(100)]
+        await asyncio.sleep(0)
+        waiting.pop(0).cancel()
+        process.resume()
+        return await asyncio.gather(*waiting)
+
+    process.suspend()
+    assert [outcome.refusal for outcome in asyncio.run(ask())] == [""] * 99
+
+
+def test_a_trial_that_hangs_is_ended(trial: GrammarTrial, process: psutil.Process) -> None:
+    """Its limit is of a processor's time, which one that is held does not take."""
+    grammar = regex_grammar("((a{1000}){1000}){1000}")
+    asked = threading.Thread(target=lambda: outcomes.append(refusal(trial, grammar)))
+    outcomes: list[str] = []
+    asked.start()
+    while not (children := process.children()):
+        assert asked.is_alive()
+    children[0].suspend()
+    asked.join()
+    assert outcomes == [TOO_COMPLEX]
+    assert refusal(trial, choice_grammar(["b"])) == ""
+    assert process.is_running()
+    assert not process.children()
+
+
 def test_a_process_that_cannot_start_blames_no_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with GrammarTrial(byte_tokenizer().backend, 258) as trial:
-        with pytest.raises(RuntimeError, match="did not start"):
+        with pytest.raises(UnavailableError, match="did not start"):
+            refusal(trial, choice_grammar(["a"]))
+        monkeypatch.setattr(sys, "executable", "/nowhere")
+        with pytest.raises(UnavailableError, match="cannot be started"):
             refusal(trial, choice_grammar(["a"]))
         monkeypatch.undo()
         assert refusal(trial, choice_grammar(["a"])) == ""
@@ -108,11 +140,13 @@ def test_grammars_leave_nothing_behind(trial: GrammarTrial, process: psutil.Proc
 def test_it_is_not_waited_for_ever(
     trial: GrammarTrial, process: psutil.Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process is held, as by a grammar without end."""
+    """The process is held, of which no grammar is guilty."""
     process.suspend()
-    monkeypatch.setattr(grammar_trial, "PATIENCE_SECONDS", 0.05)
-    assert refusal(trial, choice_grammar(["b"])) == TOO_COMPLEX
+    monkeypatch.setattr(grammar_trial, "SILENCE_SECONDS", 0.05)
+    with pytest.raises(UnavailableError, match="died"):
+        refusal(trial, choice_grammar(["b"]))
     monkeypatch.undo()
+    assert refusal(trial, choice_grammar(["b"])) == ""
     assert refusal(trial, choice_grammar(["c"])) == ""
     assert not process.is_running()
 

@@ -12,7 +12,7 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from pipedec.model.grammar import (
     Grammars,
@@ -235,9 +235,26 @@ def test_the_name_of_a_special_token_is_text_like_any_other() -> None:
         text = TOKENIZER.decode(matcher.forced(), skip_special_tokens=False)
         assert "say <|end|> please" in text
         assert TOKENIZER.token_to_id("<|end|>") not in matcher.forced()
-    assert "no text satisfies it" in GRAMMARS.refusal(context_free_grammar("start: <|end|>")) or GRAMMARS.refusal(
-        context_free_grammar("start: <|end|>")
-    )
+    assert GRAMMARS.refusal(context_free_grammar("start: <|end|>")), "a token is no text"
+
+
+@pytest.mark.parametrize("text", ["<tool_call>x</tool_call>", "[X]"])
+def test_so_is_that_of_a_token_which_a_template_brings(text: str) -> None:
+    templated = backend()
+    templated.add_tokens(["<tool_call>", "</tool_call>", "[X]"])
+    matcher = Grammars(templated, VOCABULARY).matcher(choice_grammar([text]), (END,))
+    assert templated.decode(matcher.forced()) == text
+    matcher.consume(matcher.forced())
+    assert tokens_allowed(matcher) == {END}
+
+
+def test_text_that_the_tokenizer_would_write_otherwise_is_wanted_as_it_stands() -> None:
+    normalizing = backend()
+    normalizing.normalizer = normalizers.NFC()
+    matcher = Grammars(normalizing, VOCABULARY).matcher(choice_grammar(["the\u0301"]), (END,))
+    assert normalizing.decode(matcher.forced()) == "the\u0301"
+    matcher.consume(matcher.forced())
+    assert tokens_allowed(matcher) == {END}
 
 
 def test_a_word_needs_no_space_in_front() -> None:

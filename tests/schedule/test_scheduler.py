@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.simulation import Simulation, Timing
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
-from draft_service.sequence import MOST_GRAMMAR
+from draft_service.sequence import MOST_GRAMMAR, MOST_GRAMMARS
 from pipedec.policy import PolicyName, make_policy
 from pipedec.sampling_params import MAX_GRAMMAR, SamplingParams
 from pipedec.wire.codec import encode
@@ -220,6 +220,19 @@ def test_grammars_wait_for_room_in_a_batch(prompt: tuple[int, ...]) -> None:
         batches += 1
     assert sorted(opened) == list(range(11))
     assert batches > 2
+
+
+def test_only_so_many_grammars_open_at_once() -> None:
+    """However short: the last stage compiles them one after the other."""
+    scheduler = Scheduler(Limits(4, max_sequences=32), make_policy("none"))
+    scheduler.start_epoch(1, 256)
+    for key in range(20):
+        scheduler.submit(key, GenerationRequest((1,), 4, SamplingParams(grammar="x")))
+    counts = []
+    while (batch := scheduler.compose()) is not None:
+        counts.append(len(batch.rows))
+        scheduler.on_started(batch.step)
+    assert counts == [MOST_GRAMMARS, MOST_GRAMMARS, 20 - 2 * MOST_GRAMMARS]
 
 
 def test_grammars_of_cursors_that_are_held_do_not_pile_up() -> None:
