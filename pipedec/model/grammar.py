@@ -117,13 +117,15 @@ class Grammars:
     def __init__(self, backend: tokenizers.Tokenizer, vocab_size: int) -> None:
         """`vocab_size`: of the model, which may have more rows than its tokenizer has tokens, or fewer. Raises
         `ValueError` for a tokenizer that llguidance cannot read."""
-        serialised, self._special = _without_names(json.loads(backend.to_str()))
+        serialised, special = _without_names(json.loads(backend.to_str()))
         self._vocab_size = vocab_size
+        self._is_text = np.ones(vocab_size, np.bool_)
+        self._is_text[[token for token in special if token < vocab_size]] = False
         self._tokenizer = LLTokenizer(
             json.dumps(serialised),
-            n_vocab=max(vocab_size, backend.get_vocab_size(with_added_tokens=True), *(i + 1 for i in self._special)),
+            n_vocab=max(vocab_size, backend.get_vocab_size(with_added_tokens=True), special[-1] + 1),
             # Which tokens end an answer is the request's to say. The library wants one, and would guess.
-            eos_token=self._special[0],
+            eos_token=special[0],
         )
 
     @classmethod
@@ -154,7 +156,7 @@ class Grammars:
         """Which tokens may come next, the end tokens among them where the text is whole."""
         bits = np.frombuffer(inner.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
-        allowed[[token for token in self._special if token < self._vocab_size]] = False
+        allowed &= self._is_text
         if inner.is_accepting():
             allowed[list(end_tokens)] = True
         return allowed
@@ -162,7 +164,7 @@ class Grammars:
     def forced(self, inner: LLMatcher) -> list[int]:
         """Tokens of the model that must come next."""
         tokens = inner.compute_ff_tokens()
-        possible = [token < self._vocab_size and token not in self._special for token in tokens]
+        possible = [token < self._vocab_size and bool(self._is_text[token]) for token in tokens]
         return tokens[: (*possible, False).index(False)]
 
 
