@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, get_args
 from urllib.parse import quote
@@ -24,6 +25,12 @@ from pipedec.spec.deployment import CONTEXT_CAP
 COLUMNS = 130  # of a report that goes to a file
 
 
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
 @explained
 def plan(
     model: Annotated[str, typer.Option(help="The target: a model's URI, its folder, or a config.json.")],
@@ -40,10 +47,12 @@ def plan(
     agreement: Annotated[
         float, typer.Option(help="Share of positions at which the draft's first choice is the target's.")
     ] = 0.76,
-    link_ms: Annotated[float, typer.Option(help="Time of a message between stages.", min=0.0)] = 0.5,
-    gpu_memory: Annotated[float | None, typer.Option(help="GiB, of a GPU that is not in the table.")] = None,
-    gpu_bandwidth: Annotated[float | None, typer.Option(help="Its GB/s.")] = None,
-    gpu_tflops: Annotated[float | None, typer.Option(help="Its dense half-precision TFLOPS.")] = None,
+    link_ms: Annotated[float, typer.Option(help="Time of a message between stages.", min=0.0, callback=_finite)] = 0.5,
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="GiB, of a GPU that is not in the table.", callback=_finite)
+    ] = None,
+    gpu_bandwidth: Annotated[float | None, typer.Option(help="Its GB/s.", callback=_finite)] = None,
+    gpu_tflops: Annotated[float | None, typer.Option(help="Its dense half-precision TFLOPS.", callback=_finite)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the estimates as JSON instead of a manifest.")] = False,
 ) -> None:
     """Estimate how many stages a model needs and how fast they decode. Of models, only config.json is fetched.

@@ -121,6 +121,14 @@ def test_an_agreement_that_cannot_be_is_refused_without_a_draft_too(models: tupl
     assert "was measured from 0.4 to 0.95" in err
 
 
+@pytest.mark.parametrize("option", ["--link-ms", "--gpu-memory", "--gpu-bandwidth", "--gpu-tflops"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_what_is_no_number_is_refused(models: tuple[str, str], option: str, value: str) -> None:
+    code, out, err = run("plan", "--model", models[0], "--gpu", "L4", option, value)
+    assert (code, out) == (2, "")
+    assert f"{value} is not" in " ".join(err.split())
+
+
 def test_a_draft_of_another_family_is_refused(models: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_1B | {"vocab_size": 32000}))
     code, _, err = run("plan", "--model", models[0], "--draft", str(tmp_path), "--gpu", "L4")
