@@ -28,9 +28,10 @@ def verify(verifier: Verifier, step: int, rows: list[Row], hidden: list[float], 
 
 
 def letters() -> Grammars:
-    """Of a tokenizer whose tokens are the letters a to h."""
+    """Of a tokenizer whose tokens are the letters a to h, and a special one for which the model has no row."""
     backend = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate("abcdefgh")}, merges=[]))
     backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|end|>"])
     return Grammars(backend, VOCABULARY)
 
 
