@@ -125,9 +125,8 @@ def _choice(logits: torch.Tensor, wanted: Wanted, top: float, value: float, toke
     if not math.isfinite(top):
         return ModelError(f"the logits are {top}: the model overflows in this dtype")
     if value == -math.inf and matcher is not None:
-        return ModelError(
-            f"no token is left to choose: {matcher.error or 'the model has none that the grammar allows'}"
-        )
+        reason = matcher.error or "the model has no such token"
+        return ModelError(f"no token is left to choose: the grammar allows none ({reason})")
     if value == -math.inf:
         return ModelError("no token is left to choose: all are end tokens, which `min_tokens` excludes")
     return Chosen(int(token), None if params.logprobs is None else _logprobs(logits, int(token), params.logprobs))
