@@ -25,12 +25,13 @@ from rich.table import Table
 from benchmarks.local import build_drafter, build_stages
 from benchmarks.simulation import Simulation
 from benchmarks.speedup import numbers
+from draft_service.api.structure import StructuredOutputs, source_of
 from draft_service.drafter import Drafter
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.text import Tokenizer, load_tokenizer
 from pipedec.config import model_cache
-from pipedec.model.grammar import Grammars, choice_grammar, json_grammar, regex_grammar
+from pipedec.model.grammar import Grammars
 from pipedec.model.shape import model_shape
 from pipedec.models import resolve
 from pipedec.policy import PolicyName, make_policy
@@ -83,15 +84,10 @@ def load_requests(tokenizer: Tokenizer, max_tokens: int) -> list[GenerationReque
 
 
 def grammar_of(form: Mapping[str, Any]) -> str:
-    """The grammar of one line."""
-    match form:
-        case {"json": schema}:
-            return json_grammar(schema)
-        case {"regex": pattern}:
-            return regex_grammar(pattern)
-        case {"choice": choices}:
-            return choice_grammar(choices)
-    raise ValueError(f"a form without json, regex or choice: {form}")
+    """The grammar of one line, whose form is as a client would ask for it."""
+    source, _ = source_of(None, StructuredOutputs.model_validate(form))
+    assert source is not None
+    return source.text
 
 
 def run(

@@ -229,17 +229,17 @@ def _tried(grammars: Grammars, lengths: Lengths, source: Source) -> Outcome:
         return Outcome("", str(error)[:LONGEST_ERROR])
     if len(grammar.encode()) > MAX_GRAMMAR:
         return Outcome("", f"it is longer than {MAX_GRAMMAR} bytes")
-    if refusal := grammars.refusal(grammar):
+    matcher = grammars.matcher(grammar, ())
+    if refusal := matcher.refusal():
         return Outcome("", refusal)
     if time.process_time() - start > PREPARING_SECONDS:
         return Outcome("", TOO_COMPLEX)
-    return Outcome(grammar, _walked(grammars.matcher(grammar, ()), lengths))
+    return Outcome(grammar, _walked(matcher, lengths))
 
 
 def _walked(matcher: Matcher, lengths: Lengths) -> str:
     """Why not, after an answer of random tokens and long ones."""
     rng = random.Random(0)
-    matcher.allowed()  # the first takes longer: it was counted
     for step in range(WALK):
         start = time.process_time()
         matcher.forced()

@@ -48,8 +48,9 @@ class Guidance:
         for row, (sequence, node) in enumerate(job):
             if (matcher := self._at_cursor(sequence)) is not None:
                 path = [node.token, *(each.token for each in node.ancestors())][:-1]  # less the cursor
-                copied = at_cursor.setdefault(sequence.id, matcher.copy())
-                guides[row] = Guide(copied, tuple(reversed(path)))
+                if sequence.id not in at_cursor:
+                    at_cursor[sequence.id] = matcher.copy()
+                guides[row] = Guide(at_cursor[sequence.id], tuple(reversed(path)))
         return guides
 
     def forced(self, sequence: Sequence) -> list[int]:

@@ -36,8 +36,7 @@ class Channel:
 
 @dataclass(slots=True)
 class Budget:
-    """Tokens that one batch may still prefill, and that it may reuse; and bytes of grammars, and how many
-    of these."""
+    """Tokens that one batch may still prefill, and that it may reuse; and bytes of grammars, and how many of these."""
 
     prefill: int
     reuse: int = MOST_REUSED

@@ -81,11 +81,6 @@ class Matcher:
         reason = said.strip()
         return "no text satisfies it" if reason in NO_TEXT else reason[:LONGEST_ERROR]
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the text may end here."""
-        return self._has_ended or self._inner.is_accepting()
-
     def copy(self) -> Matcher:
         """One that goes on by itself from here. What the library learns of the grammar, and the limit of that, both
         share."""
@@ -104,6 +99,12 @@ class Matcher:
     def allowed(self) -> Allowed | None:
         """Which tokens may come next, of shape [vocabulary]; none after an `error`. None once the answer has ended."""
         return None if self._has_ended else self._vocabulary.allowed(self._inner, self._end_tokens)
+
+    def refusal(self) -> str:
+        """Why nothing can follow, not even the end; empty when something can. Takes as long as the grammar likes."""
+        allowed = self.allowed()
+        nothing = allowed is not None and not allowed.any() and not self._inner.is_accepting()
+        return self.error or ("no token of the model can begin it" if nothing else "")
 
     def forced(self) -> list[int]:
         """Tokens that must come next, as far as there is no choice."""
@@ -140,13 +141,6 @@ class Grammars:
     def matcher(self, grammar: str, end_tokens: Iterable[int]) -> Matcher:
         """At the beginning of an answer that one of `end_tokens` ends."""
         return Matcher(LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS), self, end_tokens)
-
-    def refusal(self, grammar: str) -> str:
-        """Why no answer can follow this grammar; empty when one can begin to. Takes as long as the grammar likes."""
-        matcher = self.matcher(grammar, ())
-        allowed = matcher.allowed()
-        nothing = allowed is not None and not allowed.any() and not matcher.is_whole
-        return matcher.error or ("no token of the model can begin it" if nothing else "")
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Of each token's text, in bytes."""

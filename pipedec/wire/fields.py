@@ -59,7 +59,7 @@ def read_text(value: object, name: str) -> str:
     return value
 
 
-def read_grammar(value: object, name: str) -> str:
+def _read_grammar(value: object, name: str) -> str:
     """Text whose length `SamplingParams` bounds."""
     if type(value) is not str:
         raise refuse(name, "text", value)
@@ -136,7 +136,7 @@ _SAMPLING: dict[str, Callable[[Any, str], Any]] = {
     "end_tokens": lambda value, name: tuple(read_id(token, name) for token in read_sequence(value, name)),
     "seed": read_count,
     "logprobs": read_id,
-    "grammar": read_grammar,
+    "grammar": _read_grammar,
 }
 
 

@@ -208,8 +208,8 @@ def test_grammars_of_both_dialects() -> None:
     ],
 )
 def test_why_a_grammar_is_refused(grammar: str, reason: str) -> None:
-    assert reason in GRAMMARS.refusal(grammar)
-    assert GRAMMARS.refusal(regex_grammar("a*")) == ""
+    assert reason in start(grammar).refusal()
+    assert start(regex_grammar("a*")).refusal() == ""
 
 
 def test_blanks_in_json_come_to_an_end() -> None:
@@ -226,7 +226,7 @@ def test_a_model_with_fewer_rows_than_its_tokenizer_has_tokens() -> None:
     assert allowed is not None
     assert allowed.shape == (80,)
     assert TOKENIZER.decode(matcher.forced()) == "abc!", "there is no row for z"
-    assert fewer.refusal(regex_grammar("z")) == "no token of the model can begin it"
+    assert fewer.matcher(regex_grammar("z"), ()).refusal() == "no token of the model can begin it"
 
 
 def test_the_name_of_a_special_token_is_text_like_any_other() -> None:
@@ -235,7 +235,7 @@ def test_the_name_of_a_special_token_is_text_like_any_other() -> None:
         text = TOKENIZER.decode(matcher.forced(), skip_special_tokens=False)
         assert "say <|end|> please" in text
         assert TOKENIZER.token_to_id("<|end|>") not in matcher.forced()
-    assert GRAMMARS.refusal(context_free_grammar("start: <|end|>")), "a token is no text"
+    assert start(context_free_grammar("start: <|end|>")).refusal(), "a token is no text"
 
 
 @pytest.mark.parametrize("text", ["<tool_call>x</tool_call>", "[X]"])
@@ -283,8 +283,8 @@ def test_answers_learn_nothing_from_one_another() -> None:
 
 def test_a_lenient_schema_leaves_out_what_is_not_known() -> None:
     unique = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
-    assert "uniqueItems" in GRAMMARS.refusal(json_grammar(unique))
-    assert GRAMMARS.refusal(json_grammar(unique, lenient=True)) == ""
+    assert "uniqueItems" in start(json_grammar(unique)).refusal()
+    assert start(json_grammar(unique, lenient=True)).refusal() == ""
 
 
 def test_a_tokenizer_that_cannot_be_read_costs_structured_output_alone() -> None:
