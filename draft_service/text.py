@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from pipedec.errors import ModelError, RequestError
+from pipedec.model.grammar import named_tokens
 from pipedec.model.tokenizer import backend_of, read_tokenizer
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoders put for bytes that are not (yet) a character
@@ -37,37 +39,54 @@ class Tokenizer:
         own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self.end_tokens = frozenset((*own, *end_tokens))
         self.special_tokens = frozenset(token for token, entry in added.items() if entry.special)
+        self.named_tokens = named_tokens(backend)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a plain prompt, with the special tokens that this model wants around one."""
         return self._encode(text, special=True)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """The tokens of a conversation, up to where the assistant's answer begins.
 
         `options` are variables of the model's chat template. Raises `RequestError` if there is no template, or
         the template refuses the messages.
         """
-        if not self._hf.chat_template:
-            raise RequestError("this model has no chat template; use /v1/completions", "messages")
         if reserved := sorted(RESERVED_OPTIONS & options.keys()):
             raise RequestError(f"{reserved[0]} cannot be set here", f"chat_template_kwargs.{reserved[0]}")
+        return self._encode(self.render(messages, tools, options), special=False)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        opens: bool = True,
+    ) -> str:
+        """The text of a conversation, up to where the assistant's answer begins if it `opens` one. Raises
+        `RequestError` as `encode_chat` does."""
+        if not self._hf.chat_template:
+            raise RequestError("this model has no chat template; use /v1/completions", "messages")
         try:
-            prompt = self._hf.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **options)
+            text: str = self._hf.apply_chat_template(
+                list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=opens, **options
+            )
         except RecursionError as error:
             raise RequestError("the chat template's variables are nested too deeply", "chat_template_kwargs") from error
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RequestError(f"the chat template refuses these messages: {error}", "messages") from error
-        return self._encode(prompt, special=False)
+        return text
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         """In a batch of one: other than `encode`, that lets other threads run meanwhile."""
         (encoding,) = self.backend.encode_batch([text], add_special_tokens=special)
         return list(encoding.ids)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens; special tokens have none."""
-        return self.backend.decode(tokens, skip_special_tokens=True)
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """The text of tokens; special ones have none, or their names."""
+        return self.backend.decode(tokens, skip_special_tokens=not special)
 
     def token_text(self, token: int) -> str:
         """A token for a person to look at, alone; special ones and parts of characters too."""
@@ -127,21 +146,22 @@ class Detokenizer:
     MAX_WINDOW = 32
     MAX_BEFORE = 8  # tokens: enough for decoders to see that a word, or a character, began before
 
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
-        self._window = [token for token in before[-self.MAX_BEFORE :] if token not in tokenizer.special_tokens]
-        text = tokenizer.decode(self._window)
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), shown: Collection[int] = ()) -> None:
+        """The special tokens `shown` are text too: their names."""
+        self._tokenizer, self._hidden = tokenizer, tokenizer.special_tokens.difference(shown)
+        self._window = [token for token in before[-self.MAX_BEFORE :] if token not in self._hidden]
+        text = self._decode()
         broken = len(text) - len(text.rstrip(REPLACEMENT))
         self._sent = len(text) - min(broken, self.MAX_PARTIAL)  # characters of the window's text that are out
         self._fresh = 0  # tokens since the text was last complete
 
     def push(self, token: int) -> str:
         """The text that is certain now and was not before."""
-        if token in self._tokenizer.special_tokens:
+        if token in self._hidden:
             return ""
         self._window.append(token)
         self._fresh += 1
-        text = self._tokenizer.decode(self._window)
+        text = self._decode()
         broken = len(text) - len(text.rstrip(REPLACEMENT))
         if not broken:
             end = len(text)
@@ -160,7 +180,7 @@ class Detokenizer:
 
     def flush(self) -> str:
         """What still waited: the sequence is over."""
-        piece = self._tokenizer.decode(self._window)[self._sent :] if self._fresh else ""
+        piece = self._decode()[self._sent :] if self._fresh else ""
         self._window, self._sent, self._fresh = [], 0, 0
         return piece
 
@@ -168,7 +188,19 @@ class Detokenizer:
         """Shorten the window to its last tokens, of whose text the last `unsent` characters are not out."""
         self._window = self._window[-num_tokens:]
         self._fresh = min(self._fresh, num_tokens)
-        self._sent = len(self._tokenizer.decode(self._window)) - unsent
+        self._sent = len(self._decode()) - unsent
+
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._window, special=True)
+
+
+def num_undecided(text: str, wanted: Collection[str]) -> int:
+    """The number of characters at the end of a text that may be the beginning of one of the wanted strings."""
+    beginnings = {each[0] for each in wanted}
+    for start in range(max(0, len(text) - max(map(len, wanted), default=1) + 1), len(text)):
+        if text[start] in beginnings and any(each.startswith(text[start:]) for each in wanted):
+            return len(text) - start
+    return 0
 
 
 class StopStrings:
@@ -176,7 +208,6 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._longest = max(map(len, stops), default=1)
         self._held = ""
 
     def push(self, piece: str) -> tuple[str, bool]:
@@ -186,10 +217,7 @@ class StopStrings:
         if found:
             self._held = ""
             return text[: min(found)[1]], True
-        size = min(self._longest - 1, len(text))
-        while size and not any(stop.startswith(text[-size:]) for stop in self._stops):
-            size -= 1
-        end = len(text) - size
+        end = len(text) - num_undecided(text, self._stops)
         self._held = text[end:]
         return text[:end], False
 

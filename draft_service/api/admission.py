@@ -6,17 +6,23 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 from draft_service.api.openai_types import MAX_SEQUENCES, ChatBody, CompletionBody, GenerationBody, Message
 from draft_service.api.structure import source_of
+from draft_service.api.tool_types import offer_of
 from draft_service.generation import EngineInfo, GenerationRequest
-from draft_service.grammar_trial import GrammarTrial
+from draft_service.grammar_trial import GrammarTrial, Source
 from draft_service.text import Tokenizer
+from draft_service.tools.calling import Offer, ToolCalling
+from draft_service.tools.scanner import CallScanner
 from pipedec.errors import RequestError
-from pipedec.sampling_params import SamplingParams
+from pipedec.sampling_params import MAX_GRAMMAR, SamplingParams
 
-INLINE_CHARACTERS = 8192  # longer prompts are tokenised in a thread: the event loop has streams to serve
+INLINE_CHARACTERS = (
+    8192  # longer prompts, or with tools, are tokenised in a thread: the event loop has streams to serve
+)
 COMPLETION_TOKENS = 16  # OpenAI's default for completions; a chat's is the rest of the context
 SAMPLING_FIELDS = (
     *("temperature", "top_p", "min_p", "min_tokens"),
@@ -27,12 +33,14 @@ SAMPLING_FIELDS = (
 @dataclass(frozen=True, slots=True)
 class Admission:
     """The sequences of one HTTP request: `n` for each of its prompts, in order. `stops` are the stop strings of all.
-    Whether their text `continues` that of their prompts, or begins anew."""
+    Whether their text `continues` that of their prompts, or begins anew. What of them is a call is the `scanner`'s to
+    say, if any is."""
 
     sequences: tuple[GenerationRequest, ...]
     stops: tuple[str, ...]
     num_prompt_tokens: int  # each prompt counted once
     continues: bool
+    scanner: Callable[[], CallScanner] | None = None
 
 
 class Admitter:
@@ -48,6 +56,7 @@ class Admitter:
         trial: GrammarTrial | None = None,
     ) -> None:
         self._tokenizer, self._info, self._trial = tokenizer, info, trial
+        self._calling = ToolCalling(tokenizer)
         self._max_sequences = min(max_sequences, MAX_SEQUENCES)
         # A tokenizer may name tokens that the model has no row for, and so can never say.
         self._end_tokens = frozenset(token for token in tokenizer.end_tokens if token < info.vocab_size)
@@ -69,17 +78,19 @@ class Admitter:
         if body.top_logprobs and not body.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        messages = [_plain(message) for message in body.messages]
+        offer = offer_of(body.tools, body.tool_choice, body.parallel_tool_calls)
+        messages = [_plain(index, message) for index, message in enumerate(body.messages)]
         effort = {} if body.reasoning_effort is None else {"reasoning_effort": body.reasoning_effort}
         options = effort | (body.chat_template_kwargs or {})
 
         def encode() -> list[list[int]]:
-            return [self._tokenizer.encode_chat(messages, options)]
+            return [self._calling.prompt(messages, offer, options)]
 
-        tokens = await _off_loop_if_long(encode, sum(len(message["content"]) for message in messages))
+        size = sum(len(message["content"] or "") for message in messages)
+        tokens = await _off_loop_if_long(encode, size if offer is None else size + INLINE_CHARACTERS)
         asked = body.max_completion_tokens or body.max_tokens
         max_tokens = self._max_tokens("messages", tokens, asked, self._info.context)
-        return await self._admit(body, tokens, max_tokens, logprobs, continues=False)
+        return await self._admit(body, tokens, max_tokens, logprobs, continues=False, offer=offer)
 
     def _max_tokens(
         self, param: str, prompts: Sequence[Sequence[int]], asked: int | None, default: int
@@ -107,6 +118,7 @@ class Admitter:
         logprobs: int | None,
         *,
         continues: bool,
+        offer: Offer | None = None,
     ) -> Admission:
         n = body.n or 1
         if n * len(prompts) > self._max_sequences:
@@ -118,7 +130,7 @@ class Admitter:
             raise RequestError(f"min_tokens must not be above max_tokens, {min(max_tokens)}", "min_tokens")
         end_tokens = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else self._end_tokens)
         self._check_vocabulary("stop_token_ids", body.stop_token_ids or ())
-        grammar = await self._grammar(body)
+        grammar = await self._grammar(body, offer, prompts)
         sampling = self._sampling(body, end_tokens, logprobs, grammar)
         return Admission(
             tuple(
@@ -129,15 +141,23 @@ class Admitter:
             (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
             sum(map(len, prompts)),
             continues,
+            None if offer is None else partial(self._calling.scanner, offer),
         )
 
-    async def _grammar(self, body: GenerationBody) -> str:
+    async def _grammar(self, body: GenerationBody, offer: Offer | None, prompts: Sequence[Sequence[int]]) -> str:
         """What answers shall follow; empty if anything will do."""
         source, field = source_of(body.response_format, body.structured_outputs)
+        if offer is not None:
+            if source is not None:
+                raise RequestError(f"tools and {field} cannot be combined: leave one out", field)
+            (prompt,) = prompts
+            source, field = Source(self._calling.grammar(offer, prompt)), "tools"
         if source is None:
             return ""
         if self._trial is None:
             raise RequestError("this model's tokenizer cannot be used for structured output", field)
+        if (size := len(source.text.encode())) > MAX_GRAMMAR:
+            raise RequestError(f"{field} is too long: {size} bytes of a grammar, of at most {MAX_GRAMMAR}", field)
         if body.ignore_eos or not self._end_tokens:
             raise RequestError("an answer with a given form ends with an end token", "ignore_eos")
         if body.min_tokens:
@@ -177,11 +197,24 @@ async def _off_loop_if_long(encode: Callable[[], list[list[int]]], num_character
     return encode() if num_characters <= INLINE_CHARACTERS else await asyncio.to_thread(encode)
 
 
-def _plain(message: Message) -> dict[str, str]:
+def _plain(index: int, message: Message) -> dict[str, Any]:
     """A message as chat templates read it: `developer` is OpenAI's newer name of `system`, and parts are lines."""
     content = message.content
-    plain = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": content if isinstance(content, str) else "\n".join(part.text for part in content),
+    role = "system" if message.role == "developer" else message.role
+    calls = message.tool_calls or []
+    if content is None and not calls:
+        raise RequestError("a message has content, or an assistant's has tool_calls", f"messages.{index}.content")
+    if calls and role != "assistant":
+        raise RequestError(f"a message of role {role} has no tool_calls", f"messages.{index}.tool_calls")
+    if (role == "tool") != (message.tool_call_id is not None):
+        raise RequestError(
+            "a message of role tool, and no other, has the id of the call that it is the result of",
+            f"messages.{index}.tool_call_id",
+        )
+    plain: dict[str, Any] = {
+        "role": role,
+        "content": "\n".join(part.text for part in content) if isinstance(content, list) else content,
     }
-    return plain if message.name is None else plain | {"name": message.name}
+    told = {"name": message.name, "tool_call_id": message.tool_call_id}
+    plain |= {field: value for field, value in told.items() if value is not None}
+    return plain | ({"tool_calls": [call.model_dump() for call in calls]} if calls else {})

@@ -21,6 +21,7 @@ def encodable(said: Any) -> Any:
 
 
 Text = Annotated[str, AfterValidator(encodable)]
+Schema = Annotated[dict[str, Any], AfterValidator(encodable)]
 
 
 class Only:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from draft_service.api.body import Body, Only, Text, encodable
 from draft_service.api.structure import ResponseFormat, StructuredOutputs
+from draft_service.api.tool_types import MAX_TOOLS, ToolCall, ToolChoice, Tools
 from pipedec.sampling_params import MIN_REPETITION_PENALTY
 
 MAX_SEQUENCES = 128  # prompts x choices of one HTTP request
@@ -109,10 +110,13 @@ class TextPart(Body):
 
 
 class Message(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)]
+    """One without content has calls, by an assistant; the result of one is by a tool, and names it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)] | None = None
     name: Text | None = None
-    tool_calls: Annotated[Any, Only([])] = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_call_id: Text | None = None
     function_call: Annotated[Any, Only()] = None
     audio: Annotated[Any, Only()] = None
 
@@ -127,8 +131,9 @@ class ChatBody(GenerationBody):
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(encodable)] | None = None
     reasoning_effort: Text | None = None  # a variable of the chat template
 
-    tools: Annotated[Any, Only([])] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: Annotated[Any, Only([])] = None
     function_call: Annotated[Any, Only("none", "auto")] = None
     modalities: Annotated[Any, Only(["text"])] = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from draft_service.api.run import Run
 from draft_service.api.transcript import Delta, ScoredToken
 from draft_service.text import Tokenizer
+from draft_service.tools.scanner import CallDelta
 
 Json = dict[str, Any]
 
@@ -57,11 +58,26 @@ class ChatReply(Reply):
     id_prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def choice(self, delta: Delta) -> Json:
-        message = {"role": "assistant", "content": delta.text, "refusal": None}
+        said = {"tool_calls": [self._call(call) for call in _whole(delta.calls)]} if delta.calls else {}
+        content = delta.text or (None if delta.calls else "")
+        message = {"role": "assistant", "content": content, "refusal": None, **said}
         return self._choice(delta, self._scored, message=message)
 
     def chunk_choice(self, delta: Delta) -> Json:
-        return self._choice(delta, bool(delta.tokens), delta={"content": delta.text} if delta.text else {})
+        said: Json = {"content": delta.text} if delta.text else {}
+        if delta.calls:
+            said["tool_calls"] = [{"index": call.index, **self._call(call)} for call in _whole(delta.calls)]
+        return self._choice(delta, bool(delta.tokens), delta=said)
+
+    @staticmethod
+    def _call(call: CallDelta) -> Json:
+        if not call.id:
+            return {"function": {"arguments": call.arguments}}
+        return {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
 
     def opening(self, index: int) -> Json:
         return self._choice(Delta(index, ""), False, delta={"role": "assistant", "content": ""})
@@ -123,6 +139,14 @@ class CompletionReply(Reply):
             return content.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+
+
+def _whole(deltas: Iterable[CallDelta]) -> list[CallDelta]:
+    """One for each call."""
+    calls: dict[int, CallDelta] = {}
+    for delta in deltas:
+        calls[delta.index] = calls[delta.index] + delta if delta.index in calls else delta
+    return list(calls.values())
 
 
 def _finite(logprob: float) -> float:

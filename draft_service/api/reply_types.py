@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 from typing_extensions import TypedDict  # pydantic refuses `typing`'s before Python 3.12
 
 Finish = Literal["stop", "length"]
+ChatFinish = Literal["stop", "length", "tool_calls"]
 Count = Annotated[int, Ge(0)]
 
 
@@ -83,17 +84,31 @@ class CompletionLogprobs(TypedDict):
     text_offset: list[Count]
 
 
+class CalledFunction(TypedDict):
+    """`arguments` are a JSON object, as text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantMessage(TypedDict):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ToolCall]]
 
 
 class ChatChoice(TypedDict):
     index: Count
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Finish
+    finish_reason: ChatFinish
 
 
 class ChatCompletion(TypedDict):
@@ -106,16 +121,31 @@ class ChatCompletion(TypedDict):
     pipedec: NotRequired[Speculation]
 
 
+class CalledFunctionDelta(TypedDict):
+    name: NotRequired[str]
+    arguments: str
+
+
+class ToolCallDelta(TypedDict):
+    """The first of a call has its id and name, the others go on with its arguments."""
+
+    index: Count
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: CalledFunctionDelta
+
+
 class ChatDelta(TypedDict, total=False):
     role: Literal["assistant"]
     content: str
+    tool_calls: list[ToolCallDelta]
 
 
 class ChatChunkChoice(TypedDict):
     index: Count
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: Finish | None
+    finish_reason: ChatFinish | None
 
 
 class ChatChunk(TypedDict):

@@ -38,6 +38,7 @@ class Run:
         self._id, self._engine, self._tokenizer, self._metrics = id, engine, tokenizer, metrics
         self._ended = ended
         self._sequences, self._stops, self._continues = admission.sequences, admission.stops, admission.continues
+        self._scanner = admission.scanner
         self.num_prompt_tokens = admission.num_prompt_tokens
         self.num_generated_tokens = 0
         self._statistics: dict[int, RequestStatistics] = {}
@@ -97,7 +98,8 @@ class Run:
         self, index: int, sequence: GenerationRequest, emit: Emit, record: RequestRecord
     ) -> FinishedReason:
         before = sequence.prompt if self._continues else ()
-        transcript = Transcript(index, self._tokenizer, self._stops, sequence.sampling.min_tokens, before)
+        scanner = self._scanner() if self._scanner is not None else None
+        transcript = Transcript(index, self._tokenizer, self._stops, sequence.sampling.min_tokens, before, scanner)
         async with aclosing(self._engine.generate(replace(sequence, id=self._id))) as events:
             async for event in events:
                 statistics = event.statistics or RequestStatistics()
@@ -109,7 +111,7 @@ class Run:
                 if delta := transcript.push(event):
                     await emit(delta)
                 if delta.finish:
-                    return delta.finish
+                    return event.finish or "stop"  # by a stop string
         raise RuntimeError("the engine ended a sequence without a reason")
 
     def _names(self, index: int) -> dict[str, object]:

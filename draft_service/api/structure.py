@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from draft_service.api.body import Body, Only, Text, encodable
+from draft_service.api.body import Body, Only, Schema, Text
 from draft_service.grammar_trial import Source
 from pipedec.errors import RequestError
 from pipedec.model.grammar import choice_grammar, json_grammar, regex_grammar
-from pipedec.sampling_params import MAX_GRAMMAR
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 MAX_CHOICES = 1024
@@ -27,9 +26,6 @@ def _parsed(schema: Any) -> Any:
         return json.loads(schema) if isinstance(schema, str) else schema
     except (ValueError, RecursionError) as error:
         raise PydanticCustomError("json_invalid_schema", "Input should be a JSON schema: it is not JSON") from error
-
-
-Schema = Annotated[dict[str, Any], AfterValidator(encodable)]
 
 
 class AnyText(Body):
@@ -96,10 +92,7 @@ def source_of(response_format: ResponseFormat | None, wanted: StructuredOutputs 
         raise RequestError(f"{fields} cannot be combined: an answer has one form", asked[-1][1])
     if not asked:
         return None, ""
-    source, field = asked[0]
-    if (size := len(source.text.encode())) > MAX_GRAMMAR:
-        raise RequestError(f"{field} is too long: {size} bytes, of at most {MAX_GRAMMAR}", field)
-    return source, field
+    return asked[0]
 
 
 def _sources(wanted: StructuredOutputs) -> list[tuple[Source, str]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from draft_service.generation import FinishReason, TokenEvent
 from draft_service.text import Detokenizer, StopStrings, Tokenizer
+from draft_service.tools.scanner import CallDelta, CallScanner
 from pipedec.wire.messages import TokenLogprobs
+
+Finish = FinishReason | Literal["tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,32 +25,43 @@ class ScoredToken:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What became certain of choice `index`: text, the tokens that it begins with, and on the last one why it ended."""
+    """What became certain of choice `index`: text, the tokens that it begins with, what is called, and on the last one
+    why it ended."""
 
     index: int
     text: str
     tokens: tuple[ScoredToken, ...] = ()
-    finish: FinishReason | None = None
+    finish: Finish | None = None
+    calls: tuple[CallDelta, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.text or self.tokens or self.finish)
+        return bool(self.text or self.tokens or self.finish or self.calls)
 
     @classmethod
     def joined(cls, deltas: Sequence[Delta]) -> Delta:
         """All deltas of one choice as one."""
         tokens = tuple(scored for delta in deltas for scored in delta.tokens)
-        return cls(deltas[-1].index, "".join(delta.text for delta in deltas), tokens, deltas[-1].finish)
+        calls = tuple(call for delta in deltas for call in delta.calls)
+        return cls(deltas[-1].index, "".join(delta.text for delta in deltas), tokens, deltas[-1].finish, calls)
 
 
 class Transcript:
     """The text of choice `index` as its tokens come."""
 
     def __init__(
-        self, index: int, tokenizer: Tokenizer, stops: Sequence[str], min_tokens: int = 0, before: Sequence[int] = ()
+        self,
+        index: int,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        min_tokens: int = 0,
+        before: Sequence[int] = (),
+        scanner: CallScanner | None = None,
     ) -> None:
-        """Stop strings count only once `min_tokens` tokens are there. The text goes on from that of tokens `before`."""
-        self._index, self._min_tokens = index, min_tokens
-        self._detokenizer, self._stops = Detokenizer(tokenizer, before), StopStrings(stops)
+        """Stop strings count only once `min_tokens` tokens are there. The text goes on from that of tokens `before`.
+        The `scanner` says what of it is a call."""
+        self._index, self._min_tokens, self._scanner = index, min_tokens, scanner
+        marks = () if scanner is None else scanner.marks
+        self._detokenizer, self._stops = Detokenizer(tokenizer, before, marks), StopStrings(stops)
         self._scored: list[ScoredToken] = []  # not yet told
         self._num_decoded = self._num_sent = 0  # characters
         self.num_tokens = 0
@@ -69,9 +84,16 @@ class Transcript:
         if event.finish and not stopped:
             piece += self._stops.flush()
         self._num_sent += len(piece)
-        return Delta(
-            self._index, piece, self._told(bool(event.finish) and not stopped), "stop" if stopped else event.finish
-        )
+        tokens = self._told(bool(event.finish) and not stopped)
+        finish: Finish | None = "stop" if stopped else event.finish
+        if self._scanner is None:
+            return Delta(self._index, piece, tokens, finish)
+        text, calls = self._scanner.push(piece)
+        if finish:
+            text += self._scanner.flush()
+        if finish == "stop" and self._scanner.num_calls:
+            finish = "tool_calls"
+        return Delta(self._index, text, tokens, finish, tuple(calls))
 
     def _told(self, everything: bool) -> tuple[ScoredToken, ...]:
         """The scored tokens whose text has begun to go out; at a natural end also those that have none."""

@@ -48,6 +48,12 @@ def json_grammar(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
     return LLMatcher.grammar_from_json_schema(dict(schema), defaults=options)
 
 
+def inline_json(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
+    """The same as a part of a rule of a grammar."""
+    options = JSON_OPTIONS | (LENIENT_OPTIONS if lenient else {})
+    return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+
+
 def regex_grammar(pattern: str) -> str:
     """Text that a regular expression matches from beginning to end, in the syntax of Rust's crate `regex`."""
     return LLMatcher.grammar_from_regex(pattern)
@@ -118,16 +124,13 @@ class Grammars:
     def __init__(self, backend: tokenizers.Tokenizer, vocab_size: int) -> None:
         """`vocab_size`: of the model, which may have more rows than its tokenizer has tokens, or fewer. Raises
         `ValueError` for a tokenizer that llguidance cannot read."""
-        serialised, special = _without_names(json.loads(backend.to_str()))
         self._vocab_size = vocab_size
-        self._is_text = np.ones(vocab_size, np.bool_)
-        self._is_text[[token for token in special if token < vocab_size]] = False
-        self._tokenizer = LLTokenizer(
-            json.dumps(serialised),
-            n_vocab=max(vocab_size, backend.get_vocab_size(with_added_tokens=True), special[-1] + 1),
-            # Which tokens end an answer is the request's to say. The library wants one, and would guess.
-            eos_token=special[0],
-        )
+        used = set(backend.get_vocab(with_added_tokens=True).values())
+        # Which tokens end an answer is the request's to say. The library wants one, and gets one that no model has.
+        end = max(vocab_size, max(used, default=-1) + 1)
+        unused = [token for token in range(end + 1) if token not in used]
+        serialised = _for_text(json.loads(backend.to_str()), named_tokens(backend), unused)
+        self._tokenizer = LLTokenizer(json.dumps(serialised), n_vocab=end + 1, eos_token=end)
 
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer, vocab_size: int) -> Grammars | None:
@@ -150,7 +153,6 @@ class Grammars:
         """Which tokens may come next, the end tokens among them where the text is whole."""
         bits = np.frombuffer(inner.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
-        allowed &= self._is_text
         if inner.is_accepting():
             allowed[list(end_tokens)] = True
         return allowed
@@ -158,23 +160,28 @@ class Grammars:
     def forced(self, inner: LLMatcher) -> list[int]:
         """Tokens of the model that must come next."""
         tokens = inner.compute_ff_tokens()
-        possible = [token < self._vocab_size and bool(self._is_text[token]) for token in tokens]
-        return tokens[: (*possible, False).index(False)]
+        return tokens[: (*(token < self._vocab_size for token in tokens), False).index(False)]
 
 
-def _without_names(tokenizer: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-    """A serialised tokenizer for text alone, and the ids of its special tokens, which have names that no text has:
-    else text that a grammar demands would be tokenised as them. Words have no space of their own in front. Raises
-    `ValueError`."""
+def named_tokens(backend: tokenizers.Tokenizer) -> dict[str, int]:
+    """The tokens that a grammar knows by number alone, `<[17]>`, and never takes for text; with their names."""
     # The library takes all in angle brackets for special, such as the `<tool_call>` that a template has models write.
     bracketed = re.compile("<.*>", re.DOTALL)
+    added = backend.get_added_tokens_decoder().items()
+    return {each.content: token for token, each in added if each.special or bracketed.fullmatch(each.content)}
+
+
+def _for_text(tokenizer: dict[str, Any], named: Iterable[str], unused: Iterable[int]) -> dict[str, Any]:
+    """A serialised tokenizer for text alone. Those tokens get names that no text has, else text that a grammar demands
+    would be tokenised as them, and so have `unused` ids. Words have no space of their own in front."""
+    names = {content: f"<{secrets.token_hex(8)} {number}>" for number, content in enumerate(named)}
     added = tokenizer["added_tokens"]
-    special = {each["content"]: each["id"] for each in added if each["special"] or bracketed.fullmatch(each["content"])}
-    if not special:
-        raise ValueError("it has no special token")
-    names = {content: f"<{secrets.token_hex(8)} {number}>" for content, number in special.items()}
     for each in added:
         each["content"] = names.get(each["content"], each["content"])
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added += [
+        {"id": token, "content": f"<{secrets.token_hex(8)} {token}>", "special": True} | flags for token in unused
+    ]
     model = tokenizer["model"]
     match model.get("vocab"):
         case dict() as pieces:
@@ -189,7 +196,7 @@ def _without_names(tokenizer: dict[str, Any]) -> tuple[dict[str, Any], list[int]
         each["add_prefix_space"] = False
     if byte_level:
         tokenizer["normalizer"] = None  # the text that a grammar demands is wanted as it stands
-    return tokenizer, sorted(special.values())
+    return tokenizer
 
 
 def _parts(pre_tokenizer: dict[str, Any] | None) -> Iterator[dict[str, Any]]:

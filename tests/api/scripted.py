@@ -33,13 +33,14 @@ TEMPLATE = (
 )
 
 
-def byte_tokenizer(template: str | None = TEMPLATE) -> Tokenizer:
-    """A token for each byte, and the two that mark a chat's turns."""
+def byte_tokenizer(template: str | None = TEMPLATE, marks: Sequence[AddedToken] = ()) -> Tokenizer:
+    """A token for each byte, the two that mark a chat's turns, and others."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Backend(BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken("<|start|>", special=True), AddedToken("<|end|>", special=True)])
+    backend.add_tokens(list(marks))
     return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", chat_template=template))
 
 

@@ -218,7 +218,11 @@ def test_the_document_is_truthful(http: httpx.Client, with_key: httpx.Client) ->
     assert set(responses) == {"200", "400", "404", "413", "415", "429", "500", "503", "504"}
     assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
     assert set(document["components"]["schemas"]["CompletionBody"]["required"]) == {"model", "prompt"}
-    assert document["components"]["schemas"]["ChatBody"]["properties"]["tool_choice"]["enum"] == [None, "none", "auto"]
+    assert document["components"]["schemas"]["ChatBody"]["properties"]["function_call"]["enum"] == [
+        None,
+        "none",
+        "auto",
+    ]
     assert "HTTPValidationError" not in document["components"]["schemas"]
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert {"ChatChunk", "CompletionChunk", "ErrorReply"} <= references <= set(document["components"]["schemas"])

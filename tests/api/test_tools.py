@@ -1,0 +1,261 @@
+"""Tools as OpenAI's client offers them, and sees them called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+from prometheus_client import CollectorRegistry
+
+from draft_service.api import create_app
+from draft_service.generation import EngineInfo
+from draft_service.grammar_trial import GrammarTrial
+from draft_service.text import Tokenizer
+from pipedec.metrics.requests import RequestMetrics
+from pipedec.model.grammar import Grammars
+from tests.api.scripted import MODEL, ScriptedEngine, served
+from tests.tools.templates import FAMILIES
+
+CITY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER: Any = {"type": "function", "function": {"name": "weather", "description": "It.", "parameters": CITY}}
+TIME: Any = {"type": "function", "function": {"name": "time"}}
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the weather in Rome?"}]
+ROME = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+NOW = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return FAMILIES["tags, as text"].tokenizer()
+
+
+@pytest.fixture(scope="module")
+def engine(tokenizer: Tokenizer) -> ScriptedEngine:
+    return ScriptedEngine(tokenizer, info=EngineInfo(MODEL, 4096, 258, ((0, 5),)))
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: Tokenizer) -> Grammars:
+    return Grammars(tokenizer.backend, 258)
+
+
+@pytest.fixture(scope="module")
+def client(engine: ScriptedEngine, tokenizer: Tokenizer) -> Iterator[openai.OpenAI]:
+    trial = GrammarTrial(tokenizer.backend, 258)
+    app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL), trial=trial)
+    with trial, served(app) as server:
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="any", max_retries=0)
+
+
+def may_be(engine: ScriptedEngine, grammars: Grammars, text: str) -> bool:
+    """Whether the latest request's answer may be this text."""
+    request, tokenizer = engine.requests[-1], engine.tokenizer
+    matcher = grammars.matcher(request.sampling.grammar, request.end_tokens)
+    matcher.consume(tokenizer.encode(text))
+    allowed = matcher.allowed()
+    return not matcher.error and allowed is not None and bool(allowed[list(request.end_tokens)].all())
+
+
+def prompt(engine: ScriptedEngine) -> str:
+    return engine.tokenizer.decode(engine.requests[-1].prompt)
+
+
+def test_an_answer_that_calls(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    engine.say(f"Let me see.\n{ROME}\n{NOW}")
+    choice = client.chat.completions.create(model=MODEL, messages=ASK, tools=[WEATHER, TIME]).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see.")
+    calls = choice.message.tool_calls
+    assert calls is not None
+    told = [(call.type, call.function.name, call.function.arguments) for call in calls if call.type == "function"]
+    assert told == [("function", "weather", '{"city": "Rome"}'), ("function", "time", "{}")]
+    assert len({call.id for call in calls}) == 2
+    assert json.dumps(WEATHER) in prompt(engine)
+
+
+def test_an_answer_that_calls_as_it_comes(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    engine.say(f"Let me see.\n{ROME}\n{NOW}")
+    with client.chat.completions.stream(model=MODEL, messages=ASK, tools=[WEATHER, TIME]) as stream:
+        events = list(stream)
+        choice = stream.get_final_completion().choices[0]
+    deltas = [event.arguments_delta for event in events if event.type == "tool_calls.function.arguments.delta"]
+    assert "".join(deltas) == '{"city": "Rome"}{}'
+    assert len(deltas) > 10, "piece by piece"
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see.")
+    calls = choice.message.tool_calls or ()
+    assert [(call.function.name, call.function.arguments) for call in calls] == [
+        ("weather", '{"city": "Rome"}'),
+        ("time", "{}"),
+    ]
+
+
+def test_an_answer_that_does_not_call(client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars) -> None:
+    engine.say("It is <tool_call> sunny. ")
+    choice = client.chat.completions.create(model=MODEL, messages=ASK, tools=[WEATHER], n=2).choices[1]
+    assert (choice.finish_reason, choice.message.content) == ("stop", "It is <tool_call> sunny. ")
+    assert choice.message.tool_calls is None
+    assert all(may_be(engine, grammars, text) for text in ("", "Hm.", ROME, f"Hm.{ROME}", f"{ROME}\n{ROME}"))
+    assert not any(may_be(engine, grammars, text) for text in (ROME.replace("city", "town"), ROME[:-1]))
+    assert may_be(engine, grammars, NOW), "of what is not offered, and so it is text"
+
+
+def test_one_that_has_to(client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars) -> None:
+    engine.say(ROME)
+    choice = client.chat.completions.create(
+        model=MODEL, messages=ASK, tools=[WEATHER, TIME], tool_choice="required", parallel_tool_calls=False
+    ).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    assert may_be(engine, grammars, ROME)
+    assert may_be(engine, grammars, NOW)
+    assert not any(may_be(engine, grammars, text) for text in ("", "Hm.", f"Hm.{ROME}", f"{ROME}\n{NOW}"))
+
+
+def test_one_that_has_to_call_this_one(client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars) -> None:
+    engine.say(NOW)
+    client.chat.completions.create(
+        model=MODEL,
+        messages=ASK,
+        tools=[WEATHER, TIME],
+        tool_choice={"type": "function", "function": {"name": "time"}},
+    )
+    assert may_be(engine, grammars, NOW)
+    assert not may_be(engine, grammars, ROME)
+    assert "weather" in prompt(engine), "the conversation's prompts stay alike"
+
+
+def test_one_that_may_not(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    engine.say(ROME)
+    choice = client.chat.completions.create(
+        model=MODEL, messages=ASK, tools=[WEATHER], tool_choice="none", response_format={"type": "text"}
+    ).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("stop", ROME)
+    assert engine.requests[-1].sampling.grammar == ""
+    assert "It." not in prompt(engine)
+
+
+@pytest.mark.parametrize(
+    ("cut", "content", "calls"),
+    [
+        (len("Hm. <tool_call>\n{"), "Hm. <tool_call>\n{", None),
+        (len('Hm. <tool_call>\n{"name": "weather", "arguments": {"ci'), "Hm.", [("weather", '{"ci')]),
+    ],
+)
+def test_one_that_is_cut(
+    client: openai.OpenAI, engine: ScriptedEngine, cut: int, content: str, calls: list[tuple[str, str]] | None
+) -> None:
+    engine.say(f"Hm. {ROME}")
+    choice = client.chat.completions.create(model=MODEL, messages=ASK, tools=[WEATHER], max_tokens=cut).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("length", content)
+    told = [
+        (call.function.name, call.function.arguments)
+        for call in choice.message.tool_calls or ()
+        if call.type == "function"
+    ]
+    assert (told or None) == calls
+
+
+def test_the_conversation_goes_on_with_results(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    engine.say(ROME)
+    asked: dict[str, Any] = {"model": MODEL, "tools": [WEATHER]}
+    message = client.chat.completions.create(messages=ASK, **asked).choices[0].message
+    assert message.tool_calls is not None
+    before = prompt(engine) + ROME
+    engine.say("Sunny.")
+    said: Any = message.model_dump(exclude_unset=True)
+    result: Any = {
+        "role": "tool",
+        "tool_call_id": message.tool_calls[0].id,
+        "content": [{"type": "text", "text": "sun"}],
+    }
+    client.chat.completions.create(messages=[*ASK, said, result], **asked)
+    assert prompt(engine).startswith(before), "as it was said, so that nothing is computed again"
+    assert "sun" in prompt(engine).removeprefix(before)
+
+
+def call(**fields: Any) -> dict[str, Any]:
+    function = {"name": "weather", "arguments": "{}"} | fields
+    return {"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": function}]}]}
+
+
+def tool(**fields: Any) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": {"name": "x", **fields}}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (tool(name="a b"), "tools.0.function.name"),
+        (tool(parameters={"type": "array"}), "tools.0.function.parameters.type"),
+        (tool(parameters="{}"), "tools.0.function.parameters"),
+        (tool(strict=True, parameters={"properties": {"a": {"type": "array", "uniqueItems": True}}}), "tools"),
+        (tool(parameters={"$ref": "#/nowhere"}), "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [TIME, TIME]}, "tools"),
+        ({"tools": [TIME] * 129}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TIME], "tool_choice": "always"}, "tool_choice"),
+        (
+            {"tools": [TIME], "tool_choice": {"type": "function", "function": {"name": "x"}}},
+            "tool_choice.function.name",
+        ),
+        ({"tools": [TIME], "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [TIME], "extra_body": {"min_tokens": 2}}, "min_tokens"),
+        ({"tools": [TIME], "extra_body": {"ignore_eos": True}}, "ignore_eos"),
+        (call(arguments="[]"), "messages.0.tool_calls.0.function.arguments"),
+        (call(arguments="{"), "messages.0.tool_calls.0.function.arguments"),
+        (call(arguments={}), "messages.0.tool_calls.0.function.arguments"),
+        ({"messages": [{"role": "assistant"}]}, "messages.0.content"),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": call()["messages"][0]["tool_calls"]}]},
+            "messages.0.tool_calls",
+        ),
+    ],
+)
+def test_what_cannot_be(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**{"model": MODEL, "messages": ASK} | fields)
+    assert refused.value.param == param, refused.value.message
+
+
+def test_other_arguments_may_be_where_the_schema_says_so(
+    client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars
+) -> None:
+    engine.say(NOW)
+    more = ROME.replace('"Rome"', '"Rome", "more": 1')
+    for parameters, possible in ((CITY, False), (CITY | {"additionalProperties": True}, True)):
+        function = {"name": "weather", "parameters": parameters}
+        client.chat.completions.create(model=MODEL, messages=ASK, tools=[{"type": "function", "function": function}])  # type: ignore[typeddict-item, list-item]
+        assert may_be(engine, grammars, more) == possible
+
+
+def test_what_only_people_read_costs_no_grammar(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    """Properties may have the names of such keywords."""
+    engine.say(NOW)
+    title = {"type": "string", "title": "A title", "description": "long " * 50, "enum": ["title"]}
+    parameters = {"type": "object", "properties": {"title": title}, "required": ["title"]}
+    function: Any = {"name": "name_it", "parameters": parameters}
+    client.chat.completions.create(model=MODEL, messages=ASK, tools=[{"type": "function", "function": function}])
+    grammar = engine.requests[-1].sampling.grammar
+    assert '"properties": {"title": {"type": "string", "enum": ["title"]}}' in grammar
+    assert '"required": ["title"]' in grammar
+    assert "long" in prompt(engine)
+
+
+@pytest.mark.parametrize("family", ["marked", "ignorant", "user first"])
+def test_every_family_calls(family: str) -> None:
+    tokenizer = FAMILIES[family].tokenizer()
+    engine = ScriptedEngine(tokenizer, info=EngineInfo(MODEL, 4096, 262, ((0, 5),)))
+    text = '[CALLS]weather[ARGS]{"city": "Rome"}' if family == "marked" else ROME
+    engine.script = [*tokenizer.backend.encode(text, add_special_tokens=False).ids, *tokenizer.end_tokens]
+    trial = GrammarTrial(tokenizer.backend, 262)
+    app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL), trial=trial)
+    with trial, served(app) as server:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="any", max_retries=0)
+        answer = client.chat.completions.create(model=MODEL, messages=ASK, tools=[WEATHER])
+    calls = answer.choices[0].message.tool_calls or ()
+    assert [call.function.arguments for call in calls if call.type == "function"] == ['{"city": "Rome"}']
+    assert may_be(engine, Grammars(tokenizer.backend, 262), text)
+    assert prompt(engine).count("It.") == 1

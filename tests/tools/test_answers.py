@@ -1,0 +1,153 @@
+"""What may be said where tools may be called, and how it is taken apart: each held against the other."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from draft_service.api.transcript import Delta, Transcript
+from draft_service.generation import TokenEvent
+from draft_service.text import Tokenizer
+from draft_service.tools.calling import Offer, ToolCalling
+from draft_service.tools.grammar import Function
+from pipedec.model.grammar import Grammars, Matcher
+from tests.tools.templates import FAMILIES
+
+CITY = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+}
+NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+FUNCTIONS = {"weather": CITY, "weather.now": NOTHING, "time": NOTHING}
+OFFER = Offer((), tuple(Function(name, schema) for name, schema in FUNCTIONS.items()), required=False, several=True)
+REQUIRED, ONE = replace(OFFER, required=True), replace(OFFER, several=False)
+VOCABULARY = 270
+
+Calls = list[tuple[str, Any]]
+
+
+class Model(NamedTuple):
+    """One that calls tools in the way of its family."""
+
+    tokenizer: Tokenizer
+    calling: ToolCalling
+    grammars: Grammars
+
+    def matcher(self, offer: Offer, prompt: Sequence[int] = ()) -> Matcher:
+        return self.grammars.matcher(self.calling.grammar(offer, prompt), self.tokenizer.end_tokens)
+
+    def tokens(self, text: str) -> list[int]:
+        return self.tokenizer.backend.encode(text, add_special_tokens=False).ids
+
+    def written(self, said: str, calls: Calls) -> str:
+        """An answer, as the model writes it."""
+        form = self.calling.form
+        each = [name + form.between + json.dumps(arguments, ensure_ascii=False) for name, arguments in calls]
+        return said + (form.opening + (form.following or "").join(each) + form.closing if calls else "")
+
+
+@cache
+def model(family: str) -> Model:
+    tokenizer = FAMILIES[family].tokenizer()
+    return Model(tokenizer, ToolCalling(tokenizer), Grammars(tokenizer.backend, VOCABULARY))
+
+
+def taken_apart(it: Model, tokens: Sequence[int], finish: str = "stop") -> tuple[str, Calls, Delta]:
+    """What is said, what is called, and the answer as one delta."""
+    (end,) = it.tokenizer.end_tokens
+    transcript = Transcript(0, it.tokenizer, (), scanner=it.calling.scanner(OFFER))
+    events = [TokenEvent(token) for token in tokens]
+    events.append(TokenEvent(end, finish="stop"))
+    whole = Delta.joined([transcript.push(event) for event in events])
+    calls: dict[int, list[str]] = {}
+    for delta in whole.calls:
+        told = calls.setdefault(delta.index, ["", ""])
+        told[0] += delta.name
+        told[1] += delta.arguments
+        assert bool(delta.id) == bool(delta.name)
+    return whole.text, [(name, json.loads(arguments)) for name, arguments in calls.values()], whole
+
+
+def is_allowed(matcher: Matcher, tokens: Sequence[int], end: int) -> bool:
+    for token in (*tokens, end):
+        allowed = matcher.allowed()
+        if allowed is None or not allowed[token]:
+            return False
+        matcher.consume([token])
+    return True
+
+
+TEXTS = st.characters(exclude_categories=["Cc", "Cs"], include_characters="\n\t")
+DAYS = st.one_of(st.just({}), st.integers(1, 9).map(lambda days: {"days": days}))
+ARGUMENTS = st.one_of(
+    st.tuples(
+        st.just("weather"),
+        st.builds(lambda city, days: {"city": city} | days, st.text(TEXTS, max_size=12), DAYS),
+    ),
+    st.tuples(st.sampled_from(["weather.now", "time"]), st.just({})),
+)
+SAID = st.one_of(st.just(""), st.text(TEXTS, min_size=1, max_size=20).map(lambda text: f"Well, {text}."))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(said=SAID, calls=st.lists(ARGUMENTS, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_what_a_model_writes_is_allowed_and_taken_apart(family: str, said: str, calls: Calls) -> None:
+    it = model(family)
+    (end,) = it.tokenizer.end_tokens
+    if not it.calling.form.after_text and calls:
+        said = ""
+    calls = calls[:1] if it.calling.form.following is None else calls
+    tokens = it.tokens(it.written(said, calls))
+    assert is_allowed(it.matcher(OFFER), tokens, end)
+    text, called, whole = taken_apart(it, tokens)
+    assert (text, called) == (said, calls)
+    assert whole.finish == ("tool_calls" if calls else "stop")
+    assert is_allowed(it.matcher(REQUIRED), tokens, end) == (bool(calls) and not said)
+    assert is_allowed(it.matcher(ONE), tokens, end) == (len(calls) <= 1)
+
+
+@pytest.mark.parametrize("offer", [OFFER, REQUIRED, ONE], ids=["any", "required", "one"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_allowed_calls_what_there_is_as_it_wants(family: str, offer: Offer, seed: int) -> None:
+    it, rng = model(family), random.Random(seed)
+    (end,) = it.tokenizer.end_tokens
+    matcher, tokens = it.matcher(offer), list[int]()
+    printable = set(it.tokens("".join(map(chr, range(32, 127)))))
+    named = set(it.tokenizer.named_tokens.values())
+    begin = dict(enumerate(it.tokens(it.calling.form.opening), 20))  # as by chance it would never
+    for step in range(600):
+        allowed = matcher.allowed()
+        assert allowed is not None
+        assert not matcher.error
+        if allowed[end] and step > 300:
+            break
+        possible = set(np.flatnonzero(allowed).tolist()) - {end}
+        if not possible:
+            break
+        likely = possible & (named if rng.random() < 0.1 else printable)
+        token = begin[step] if begin.get(step) in possible else rng.choice(sorted(likely or possible))
+        matcher.consume([token])
+        tokens.append(token)
+    _, called, _ = taken_apart(it, tokens)
+    for name, arguments in called:
+        jsonschema.validate(arguments, FUNCTIONS[name])
+    assert len(called) <= (600 if offer.several else 1)
+    if offer.required:
+        assert called
