@@ -30,6 +30,7 @@ from tests.tiny import tiny_model
 VOCABULARY, END = 320, 257
 MOST = 24
 PATTERNS = ("[a-z]{3,5}( [a-z]{2,4}){2}!", "the answer is (yes|no|[0-9]{2,3})", "(ab|ba|[xyz ]+;)*done")
+MARKED = "start: /[a-z]{2,4}/ (<[256]> /[a-z]{1,3}/ <[256]>)+"  # with a token that is no text
 SCHEMA = {
     "type": "object",
     "properties": {"id": {"type": "integer", "minimum": 10, "maximum": 999}, "kind": {"enum": ["left", "right"]}},
@@ -92,9 +93,10 @@ def test_greedy_equals_the_target_among_what_fits(
 
 def test_sampled_answers_depend_neither_on_policies_nor_on_guides(model: Path, grammars: Grammars) -> None:
     """Nor on whether a fault made the last stage hear of half an answer at once."""
-    requests = requests_for(*[json_grammar(SCHEMA)] * 3, regex_grammar(PATTERNS[2]), sampling=SAMPLED)
+    requests = requests_for(*[json_grammar(SCHEMA)] * 3, regex_grammar(PATTERNS[2]), MARKED, sampling=SAMPLED)
     alone = run(model, "none", 1, "", requests, grammars=grammars)
-    assert len({tuple(tokens) for tokens in alone.values()}) == 4
+    assert len({tuple(tokens) for tokens in alone.values()}) == 5
+    assert 256 in alone[4]
     for policy, stages in zip(POLICIES, (3, 2, 3, 2), strict=True):
         assert run(model, policy, stages, "noisy", requests, grammars=grammars) == alone
     assert run_again(model, requests, steps=100, prefill_chunk=8, grammars=grammars) == alone
