@@ -1,0 +1,85 @@
+"""Conversations with calls, as chat templates are given them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from draft_service.tools.call_format import EXPLAINED, CallFormat
+from draft_service.tools.calling import Offer, ToolCalling
+from draft_service.tools.grammar import Function
+from draft_service.tools.prompt import Message, explained, for_template
+from tests.tools.templates import FAMILIES
+
+USER: Message = {"role": "user", "content": "Weather?"}
+TOOLS: list[Message] = [
+    {"type": "function", "function": {"name": "weather", "description": "It.", "parameters": {"type": "object"}}}
+]
+
+
+def call(id: str, name: str, arguments: str = "{}") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+CALLED: Message = {"role": "assistant", "content": None, "tool_calls": [call("a", "weather", '{"city": "Rome"}')]}
+RESULT: Message = {"role": "tool", "tool_call_id": "a", "content": "sunny"}
+
+
+def test_templates_read_arguments_as_objects_and_results_with_names() -> None:
+    bare = CallFormat("a", "b", "c", no_content="")
+    called, result = for_template([CALLED, RESULT], bare)
+    assert called["content"] == ""
+    assert called["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Rome"}}
+    assert result == RESULT | {"name": "weather"}
+    assert CALLED["content"] is None, "what was given is as it was"
+    as_text = CallFormat("a", "b", "c", arguments_as_text=True)
+    assert for_template([CALLED], as_text) == [CALLED]
+    said = CALLED | {"content": "Hm."}
+    assert for_template([said], bare)[0]["content"] == "Hm."
+    stray = RESULT | {"tool_call_id": "b", "name": "other"}
+    assert for_template([CALLED, stray], bare)[1] == stray
+
+
+def test_a_prompt_explains_what_a_template_does_not_know() -> None:
+    (system, user) = explained([USER], TOOLS, takes_system=True)
+    assert (system["role"], user) == ("system", USER)
+    assert json.dumps(TOOLS[0]["function"]) in system["content"].splitlines()
+    assert EXPLAINED.opening in system["content"]
+    own: Message = {"role": "system", "content": "Be brief."}
+    (system, user) = explained([own, USER], TOOLS, takes_system=True)
+    assert system["content"].startswith("Be brief.\n\n")
+    (user,) = explained([USER], TOOLS, takes_system=False)
+    assert user["role"] == "user"
+    assert user["content"].endswith("\n\nWeather?")
+    assert "It." in user["content"]
+
+
+def test_calls_and_results_are_text_then() -> None:
+    calls = CALLED | {"content": "Hm.", "tool_calls": [*CALLED["tool_calls"], call("b", "time")]}
+    messages = [USER, calls, RESULT, RESULT | {"tool_call_id": "b", "content": "noon"}, USER]
+    first, called, results, last = explained(messages, (), takes_system=True)
+    assert (first, last) == (USER, USER)
+    assert called == {
+        "role": "assistant",
+        "content": 'Hm.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>',
+    }
+    response = "<tool_response>\n{}\n</tool_response>"
+    assert results == {"role": "user", "content": response.format("sunny") + "\n" + response.format("noon")}
+    assert explained([CALLED, RESULT], (), takes_system=True)[-1]["content"] == response.format("sunny")
+
+
+@pytest.mark.parametrize("family", ["tags", "marked", "bare", "as text", "ignorant", "user first"])
+def test_the_next_prompt_begins_with_what_was_said(family: str) -> None:
+    """So that nothing of it is computed again."""
+    tokenizer = FAMILIES[family].tokenizer()
+    calling = ToolCalling(tokenizer)
+    offer = Offer(tuple(TOOLS), (Function("weather", {"type": "object"}),), required=False, several=True)
+    before = tokenizer.decode(calling.prompt([USER], offer, {}), special=True)
+    after = tokenizer.decode(calling.prompt([USER, CALLED, RESULT], offer, {}), special=True)
+    form = calling.form
+    said = f'{form.opening}weather{form.between}{{"city": "Rome"}}{form.closing}'
+    assert after.startswith(before + said)
+    assert "sunny" in after.removeprefix(before + said)
