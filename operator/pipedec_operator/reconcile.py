@@ -216,14 +216,14 @@ class Reconciler:
 
     def _in_vain(self, action: Action, live: Mapping[tuple[str, str], Object]) -> bool:
         """Whether the same was applied to the same before, and changed nothing; again would be for ever."""
-        there = live.get(key(action.child)) if isinstance(action, Apply) else None
+        there = _changed_by(action, live)
         return there is not None and self._rewritten.get(there["metadata"]["uid"]) == _fingerprint(action.child, there)
 
     def _is_contested(self, action: Action, live: Mapping[tuple[str, str], Object]) -> bool:
-        there = live.get(key(action.child)) if isinstance(action, Apply) else None
-        if there is None:
-            return False
-        return self._contests.is_contested(there["metadata"]["uid"], digest(action.child), self._clock())
+        there = _changed_by(action, live)
+        return there is not None and self._contests.is_contested(
+            there["metadata"]["uid"], digest(action.child), self._clock()
+        )
 
     def _report(self, seen: Observation) -> Object:
         """Writes the status and tells what happened, if anything. Events first: their names make them idempotent."""
@@ -288,6 +288,11 @@ def _owner_of(raw: Object) -> Owner:
 def _named(error: ClusterError, child: Object) -> ClusterError:
     """The error of a call, with the object that the call was about in its message."""
     return ClusterError(error.code, error.reason, f"{describe(child)}: {error.message}", error.retry_after)
+
+
+def _changed_by(action: Action, live: Mapping[tuple[str, str], Object]) -> Object | None:
+    """The child, as it is, that an action applies to; None if it makes or removes one."""
+    return live.get(key(action.child)) if isinstance(action, Apply) else None
 
 
 def _contest(action: Action) -> str:
