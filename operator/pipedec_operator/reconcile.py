@@ -226,13 +226,17 @@ class Reconciler:
         )
 
     def _report(self, seen: Observation) -> Object:
-        """Writes the status and tells what happened, if anything. Events first: their names make them idempotent."""
+        """Writes the status, and then tells what happened, if anything: the status waits for no event."""
         before, after = seen.before, status(seen)
         if before == after:
             return seen.raw
-        for transition in transitions(before, after):
-            self._tell(seen.raw, transition)
-        return self._cluster.replace_status(names.RESOURCE, {**seen.raw, "status": after})
+        written = self._cluster.replace_status(names.RESOURCE, {**seen.raw, "status": after})
+        try:
+            for transition in transitions(before, after):
+                self._tell(seen.raw, transition)
+        except ClusterError as error:  # what has happened is in the status too
+            _log.warning("events in namespace %s cannot be told: %s", seen.raw["metadata"]["namespace"], error)
+        return written
 
     def _report_fault(self, fault: ClusterError, seen: Observation) -> None:
         """Tells of a fault of the server's that may last (a failing admission webhook), as far as that goes: it may be
@@ -248,7 +252,7 @@ class Reconciler:
 
     def _tell(self, raw: Object, transition: Transition) -> None:
         metadata = raw["metadata"]
-        # The same transition of the same state has the same name, so a pass that is repeated tells nothing twice.
+        # A name of its own for each write of the status.
         told = digest([metadata["uid"], metadata["resourceVersion"], *transition], 16)
         event = {
             "apiVersion": names.EVENT.api_version,
@@ -270,15 +274,7 @@ class Reconciler:
             "lastTimestamp": self._clock(),
             "count": 1,
         }
-        try:
-            self._cluster.create(names.EVENT, event)
-        except ClusterError as error:
-            if error.code == 409:  # told already
-                return
-            if error.passing:
-                raise
-            # Events are a help, and no reason to leave the status unwritten.
-            _log.warning("an event was refused in namespace %s: %s", metadata["namespace"], error)
+        self._cluster.create(names.EVENT, event)
 
 
 def _owner_of(raw: Object) -> Owner:

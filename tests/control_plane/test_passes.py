@@ -219,11 +219,31 @@ def test_a_refusal_is_told_once_though_in_other_words_every_time(kind: Kind) -> 
     assert store.ready()["status"] == "True"
 
 
-def test_an_operator_that_may_not_tell_events_still_writes_the_status() -> None:
-    store = Store(Failing(names.EVENT, 403))
+@pytest.mark.parametrize("code", [403, 429, 500, 0])
+def test_the_status_is_written_whatever_becomes_of_the_events(code: int, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(fail := Failing(names.EVENT, code))
     store.ask()
-    operator(store)()
+    assert not operator(store)().again
     assert store.ready()
+    assert fail.calls == 1  # each may take as long as a server that does not answer
+    (line,) = [each.getMessage() for each in caplog.records if "events" in each.getMessage()]
+    assert "namespace lab" in line
+    assert "failed calling webhook" in line
+
+
+def test_an_event_is_told_after_the_status_that_it_is_about() -> None:
+    ready: list[str] = []
+
+    def note(child: Object) -> None:
+        if child["kind"] == names.EVENT.kind:
+            ready.append(store.ready()["status"])
+
+    store = Store(note)
+    store.ask()
+    step = operator(store)
+    for _ in range(3):
+        step()
+    assert ready == ["False", "True"]  # Created, and Ready
 
 
 class Mute(Store):
