@@ -11,10 +11,11 @@ from pipedec_operator.names import Object
 
 UNSCHEDULABLE, IMAGE, CONFIG, CRASHED = "Unschedulable", "ImagePullError", "ContainerConfigError", "StageCrashed"
 MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD = "ModelNotFound", "AuthFailed", "ModelDownloadFailed"
+MODEL_CACHE = "ModelCacheUnusable"
 OUT_OF_MEMORY, EVICTED, NOT_CREATED, WAITING = "OutOfMemory", "Evicted", "FailedCreate", "NotReady"
 INVALID = "InvalidSpec"  # by what only a pod can know: that the model has fewer layers, or a shorter context
 
-MODEL_CAUSES = frozenset({MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD})
+MODEL_CAUSES = frozenset({MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD, MODEL_CACHE})
 # Causes that someone must do something about; the rest passes with time.
 FAILURES = MODEL_CAUSES | {UNSCHEDULABLE, IMAGE, CONFIG, CRASHED, OUT_OF_MEMORY, EVICTED, NOT_CREATED, INVALID}
 
@@ -120,7 +121,9 @@ def _classified(line: str) -> str:
         return CRASHED
     if re.search(r"is gated|HF_TOKEN", line):
         return MODEL_AUTH
-    if re.search(r"could not be fetched", line):
+    if re.search(r"model cache .* cannot be used", line):  # before it is called a download that failed
+        return MODEL_CACHE
+    if re.search(r"could not (be fetched|fetch it)", line):
         return MODEL_DOWNLOAD
     return MODEL_NOT_FOUND
 
