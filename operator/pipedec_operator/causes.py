@@ -19,7 +19,7 @@ MODEL_CAUSES = frozenset({MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD, MODEL_CAC
 # Causes that someone must do something about; the rest passes with time.
 FAILURES = MODEL_CAUSES | {UNSCHEDULABLE, IMAGE, CONFIG, CRASHED, OUT_OF_MEMORY, EVICTED, NOT_CREATED, INVALID}
 
-_IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"})
+IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"})
 _MAX_MESSAGE = 1000
 _OFTEN = 3  # restarts
 _TEMPLATE = "pod-template-hash"  # the Deployment controller's label: equal while a Deployment asks for the same
@@ -89,7 +89,7 @@ def _container_cause(pod: str, container: dict[str, Any]) -> Cause | None:
     state = container.get("state", {})
     waiting = state.get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _IMAGE_REASONS:
+    if reason in IMAGE_REASONS:
         return Cause(IMAGE, f"pod {pod} cannot pull image {container.get('image', '')}: {reason}: {message}")
     if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return Cause(CONFIG, f"pod {pod} cannot start: {reason}: {message}")

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 from pipedec.errors import ManifestError
 from pipedec.spec import PipeDecDeployment, parse_manifest
 from pipedec.spec.report import PipelineReport
-from pipedec_operator import keyring, manifests, names
+from pipedec_operator import keyring, manifests, names, references
 from pipedec_operator.causes import condition
 from pipedec_operator.cluster import Cluster, ClusterError
 from pipedec_operator.components import components
@@ -91,22 +92,23 @@ class Reconciler:
         labels, setting = {names.DEPLOYMENT: name}, self._setting
         observed = [child for kind in setting.kinds for child in self._list(kind, namespace, labels)]
         pods = self._cluster.list(names.POD, namespace, labels)
+        lacks = self._lacks(namespace, pods)
+        found = partial(components, pods=pods, reports=self._reports, lacks=lacks)
         try:
             resource = parse_manifest(raw)
         except ManifestError as error:
             # What the last good spec asked for is left as it is, and its state is still told.
-            found = components(observed, observed, pods, reports=self._reports)
-            seen = Observation(raw, None, found, self._clock(), invalid=str(error))
+            seen = Observation(raw, None, found(observed, observed), self._clock(), invalid=str(error))
             return Outcome(self._report(seen), pods=pods)
         try:
             desired = self._desired(resource, raw, setting)
         except keyring.NotOursError as error:  # no keys can be had now; what runs has its own
-            found = components(self._without_keys(resource, raw, observed), observed, pods, reports=self._reports)
-            seen = Observation(raw, resource, found, self._clock(), obstacles=(str(error),))
+            there = found(self._without_keys(resource, raw, observed), observed)
+            seen = Observation(raw, resource, there, self._clock(), obstacles=(str(error),))
             return Outcome(self._report(seen), again=True, pods=pods)
         except ClusterError as error:
-            found = components(self._without_keys(resource, raw, observed), observed, pods, reports=self._reports)
-            seen = Observation(raw, resource, found, self._clock())
+            there = found(self._without_keys(resource, raw, observed), observed)
+            seen = Observation(raw, resource, there, self._clock())
             if error.passing:
                 self._report_fault(error, seen)
                 raise
@@ -121,15 +123,35 @@ class Reconciler:
         turns = in_turn(useful, observed, pods, self._clock())
         refused, fault = self._execute(turns.now, live, raw["metadata"]["uid"])
         obstacles = (*planned.obstacles, *(_contest(each) for each in contested))
-        found = components(desired, live.values(), pods, turns.waiting, self._reports)
+        there = found(desired, live.values(), waiting=turns.waiting)
         told = self._told(raw, refused)
-        seen = Observation(raw, resource, found, self._clock(), refused=told, obstacles=obstacles)
+        seen = Observation(raw, resource, there, self._clock(), refused=told, obstacles=obstacles)
         if fault is not None:
             self._report_fault(fault, seen)
             raise fault
         # What was applied in vain changes nothing, so no event would wake those that wait for it.
         unheard = turns.later and any(self._in_vain(each, live) for each in turns.now)
-        return Outcome(self._report(seen), again=bool(refused or obstacles or unheard), pods=pods)
+        return Outcome(self._report(seen), again=bool(refused or obstacles or unheard or lacks), pods=pods)
+
+    def _lacks(self, namespace: str, pods: Sequence[Object]) -> dict[str, str]:
+        """By the name of each pod that cannot start for want of a Secret or ConfigMap: of which, and what to do. What
+        may not be looked at counts as there."""
+        there: dict[tuple[str, str], Object | None] = {}
+        lacks: dict[str, list[str]] = {}
+        for pod in pods:
+            for reference in references.needed(pod):
+                identity = reference.kind.kind, reference.name
+                try:
+                    if identity not in there:
+                        there[identity] = self._cluster.get(reference.kind, namespace, reference.name)
+                except ClusterError as error:
+                    if error.passing:
+                        raise
+                    _log.warning("%s %s in namespace %s cannot be looked at: %s", *identity, namespace, error.message)
+                    continue
+                if lack := references.lack(reference, there[identity]):
+                    lacks.setdefault(pod["metadata"]["name"], []).append(lack)
+        return {name: "; ".join(dict.fromkeys(told)) for name, told in lacks.items()}
 
     def _list(self, kind: Kind, namespace: str, labels: dict[str, str]) -> list[Object]:
         try:
