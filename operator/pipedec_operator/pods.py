@@ -135,6 +135,12 @@ def ports(resource: PipeDecDeployment, role: str) -> dict[str, int]:
     return {"http": resource.spec.serving.port, "control": names.CONTROL_PORT, "verdicts": names.VERDICT_PORT}
 
 
+def http_port(pod_spec: Object) -> int | None:
+    """The port of a draft pod's endpoint; None for other pods."""
+    found = (port for container in pod_spec.get("containers", ()) for port in container.get("ports", ()))
+    return next((port["containerPort"] for port in found if port.get("name") == "http"), None)
+
+
 def _probe(path: str, port: int, period: int, failures: int) -> Object:
     return {
         "httpGet": {"path": path, "port": port},

@@ -6,7 +6,7 @@ Level-based: a pass depends on nothing but what it reads, so it may be cut off a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from pipedec_operator.names import Kind, Object
 from pipedec_operator.plan import Action, Apply, describe, key, owner, plan, satisfied, terminating
 from pipedec_operator.projection import digest
 from pipedec_operator.refusals import Refusals
-from pipedec_operator.rollout import in_turn
+from pipedec_operator.rollout import endpoint_ports, in_turn
 from pipedec_operator.status import Observation, status
 from pipedec_operator.transitions import Transition, transitions
 
@@ -101,7 +101,7 @@ class Reconciler:
             seen = Observation(raw, None, found(observed, observed), self._clock(), invalid=str(error))
             return Outcome(self._report(seen), pods=pods)
         try:
-            desired = self._desired(resource, raw, setting)
+            desired = self._desired(resource, raw, setting, endpoint_ports(observed, pods))
         except keyring.NotOursError as error:  # no keys can be had now; what runs has its own
             there = found(self._without_keys(resource, raw, observed), observed)
             seen = Observation(raw, resource, there, self._clock(), obstacles=(str(error),))
@@ -161,7 +161,9 @@ class Reconciler:
                 self.look_again()
             raise
 
-    def _desired(self, resource: PipeDecDeployment, raw: Object, setting: Setting) -> list[Object]:
+    def _desired(
+        self, resource: PipeDecDeployment, raw: Object, setting: Setting, ports: Collection[int]
+    ) -> list[Object]:
         """All children. Raises `NotOursError` while there can be no keys, and the `ClusterError` that keeps them from
         being had, named after the Secret."""
         owned_by = _owner_of(raw)
@@ -170,7 +172,7 @@ class Reconciler:
             secret = keyring.ensure(self._cluster, fresh)
         except ClusterError as error:
             raise _named(error, fresh) from error
-        return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret))
+        return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret), ports)
 
     def _without_keys(self, resource: PipeDecDeployment, raw: Object, observed: list[Object]) -> list[Object]:
         """What to tell the state of while there can be no keys: the children that there are; of a new resource, those

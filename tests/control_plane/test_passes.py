@@ -145,6 +145,40 @@ def test_a_controllers_note_on_a_rewritten_deployment_does_not_have_it_applied_a
     assert store.applied == []
 
 
+def draft_ports(store: Store) -> list[int]:
+    """Ports of the endpoint that the network policy lets clients reach."""
+    ingress = store.objects[names.NETWORK_POLICY.kind, "lion-draft"]["spec"]["ingress"]
+    return [each["port"] for each in ingress[1]["ports"]]
+
+
+def test_draft_pods_can_be_reached_at_their_port_until_those_of_another_have_taken_their_place() -> None:
+    store = Store()
+    step = operator(store)
+    store.ask()
+    step()
+    assert draft_ports(store) == [8000]
+    before, refused = store.images(), ClusterError(403, "Denied", "not now")
+
+    def deny(child: Object) -> None:
+        if child["kind"] == names.WORKLOAD.kind:
+            raise refused
+
+    store.admit = deny
+    store.ask(serving={"port": 9100}, images={"draft": "other:2"})
+    for _ in range(2):
+        step()
+    assert store.images() == before
+    assert draft_ports(store) == [8000, 9100]
+    store.admit = lambda child: None
+    step()
+    assert draft_ports(store) == [8000, 9100]  # the Deployments are told, and their pods may still be there
+    step()
+    assert draft_ports(store) == [9100]
+    store.applied.clear()
+    assert not step().again
+    assert store.applied == []
+
+
 def test_keys_that_are_about_to_go_take_nothing_else_with_them() -> None:
     store = Store()
     step = operator(store)
