@@ -15,6 +15,7 @@ from draft_service.grammar_trial import GrammarTrial
 from draft_service.text import Tokenizer
 from pipedec.errors import RequestError
 from pipedec.sampling_params import SamplingParams
+from pipedec.words import counted
 
 INLINE_CHARACTERS = 8192  # longer prompts are tokenised in a thread: the event loop has streams to serve
 COMPLETION_TOKENS = 16  # OpenAI's default for completions; a chat's is the rest of the context
@@ -111,7 +112,8 @@ class Admitter:
         n = body.n or 1
         if n * len(prompts) > self._max_sequences:
             raise RequestError(
-                f"{len(prompts)} prompts with {n} choices: more than {self._max_sequences} sequences; ask in parts",
+                f"{counted(len(prompts), 'prompt')} with {counted(n, 'choice')}: more than "
+                f"{counted(self._max_sequences, 'sequence')}; ask in parts",
                 "n" if n > 1 else "prompt",
             )
         if (body.min_tokens or 0) > min(max_tokens):

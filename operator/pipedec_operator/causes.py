@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from pipedec.words import counted
 from pipedec_operator.names import Object
 
 UNSCHEDULABLE, IMAGE, CONFIG, CRASHED = "Unschedulable", "ImagePullError", "ContainerConfigError", "StageCrashed"
@@ -107,7 +108,7 @@ def _end_cause(pod: str, ended: dict[str, Any], restarts: int) -> Cause:
     lines = str(ended.get("message", "")).strip().splitlines()
     last = lines[-1] if lines else "no message; see its log"
     code = ended.get("exitCode")
-    how = f"pod {pod} ended with exit code {code} ({restarts} restarts)"
+    how = f"pod {pod} ended with exit code {code} ({counted(restarts, 'restart')})"
     if ended.get("reason") == "OOMKilled":
         return Cause(OUT_OF_MEMORY, f"{how}: out of memory; raise resources.limits.memory or use more stages")
     return Cause(_classified(last), f"{how}: {last}"[:_MAX_MESSAGE])

@@ -64,7 +64,9 @@ def of(result: Object, kind: str) -> tuple[str, str]:
 def test_ready() -> None:
     result = Scene().status()
     assert of(result, "Ready") == ("True", "AllComponentsReady")
+    assert condition(result, "Ready")["message"] == "1 pipeline serving"
     assert of(result, "Available") == ("True", "EndpointServing")
+    assert condition(result, "Available")["message"] == "serving: 1 of 1 endpoint"
     assert of(result, "Progressing") == ("False", "AllGroupsReady")
     assert of(result, "Degraded") == ("False", "AsExpected")
     assert of(result, "ModelReady") == ("True", "WeightsPresent")
