@@ -23,6 +23,7 @@ from rich.table import Table
 
 from benchmarks.overhead import URI
 from benchmarks.up import running
+from pipedec.words import counted
 
 INSTRUCTIONS = " ".join(
     f"Rule {number}: when somebody asks about topic {number}, say first what is known, then what is not."
@@ -114,7 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps({"stages": options.stages, "turns": rows}))
         return 0
-    table = Table(title=f"to the first token, {options.stages} stages", title_justify="left", title_style="bold")
+    table = Table(
+        title=f"to the first token, {counted(options.stages, 'stage')}", title_justify="left", title_style="bold"
+    )
     for heading in ("turn", "prompt tokens", "reused", "without ms", "with ms", "times as soon"):
         table.add_column(heading, justify="right")
     for row in rows:

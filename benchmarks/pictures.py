@@ -8,6 +8,8 @@ from pathlib import Path
 
 import matplotlib
 
+from pipedec.words import counted
+
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
@@ -73,7 +75,7 @@ def plot_agreement(table: Mapping[int, Mapping[float, Mapping[PolicyName, float]
             for policy in by_agreement[agreements[0]]:
                 speed = [by_agreement[agreement][policy] for agreement in agreements]
                 axes.plot(agreements, speed, color=COLOURS[policy], lw=2.6 if policy == "adaptive" else 1.8, marker="o")
-            axes.set_title(f"{stages} stages", loc="left", fontsize=12, weight="bold")
+            axes.set_title(counted(stages, "stage"), loc="left", fontsize=12, weight="bold")
             axes.set_xlabel("share of positions at which the draft's first choice is the target's")
             axes.xaxis.label.set_fontsize(9)
             axes.set_xticks(agreements, [f"{agreement:g}" for agreement in agreements], fontsize=9)
@@ -132,7 +134,7 @@ def plot_timelines(
             tokens = [1000 * (t - start) for t in timeline.times if start <= t <= start + seconds]
             axes.plot(tokens, [stages + 0.55] * len(tokens), "^", color=INK, ms=4.5, clip_on=False)
             axes.set_title(policy, loc="left", fontsize=12, weight="bold", color=COLOURS[policy])
-            axes.set_title(f"{len(tokens)} tokens", loc="right", fontsize=11)
+            axes.set_title(counted(len(tokens), "token"), loc="right", fontsize=11)
         panels[-1].set_xlabel(f"milliseconds        ({draft})")
         marker = Line2D([], [], marker="^", color=INK, ls="", ms=5, label="a token is known")
         legend = [

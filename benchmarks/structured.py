@@ -36,6 +36,7 @@ from pipedec.model.shape import model_shape
 from pipedec.models import resolve
 from pipedec.policy import PolicyName, make_policy
 from pipedec.sampling_params import SamplingParams
+from pipedec.words import counted
 from stage_service.worker import StageWorker
 
 FORMS = Path(__file__).with_name("forms.jsonl")
@@ -124,7 +125,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         stages = build_stages(target, count, NUM_SLOTS, torch.bfloat16, grammars=grammars)
         outcomes = {
             way: run(way, requests, stages, drafter, grammars)
-            for way in track(WAYS, f"{count} stages", console=Console(stderr=True), transient=True)
+            for way in track(WAYS, counted(count, "stage"), console=Console(stderr=True), transient=True)
         }
         formed = [outcome.answers for way, outcome in outcomes.items() if way.formed]
         if any(answers != formed[0] for answers in formed):

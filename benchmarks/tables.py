@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.comparison import OVERALL, Result
+from pipedec.words import counted
 
 BASELINES = ("none", "static-tree", "pipedec")
 
@@ -23,7 +24,7 @@ def print_results(results: Sequence[Result], draft: str, agreements: dict[int, f
 
 
 def _table(stages: int, results: Sequence[Result]) -> Table:
-    table = Table(title=f"{stages} stages", title_justify="left", title_style="bold")
+    table = Table(title=counted(stages, "stage"), title_justify="left", title_style="bold")
     table.add_column("prompts")
     table.add_column("policy")
     headings = ("tokens/s", "median ms", "p99 ms", *(f"x {name}" for name in BASELINES))

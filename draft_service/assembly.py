@@ -113,7 +113,7 @@ def _load_draft(
     if layers > shape.num_layers:
         raise ManifestError(
             "spec.draft.targetLayers",
-            f"is {layers}, but the model has {shape.num_layers} layers",
+            f"is {layers}, but the model has {shape.num_layers}",
             f"Write {shape.num_layers} or less",
         )
     device, dtype = choose_device(config.device), getattr(torch, spec.draft_dtype)

@@ -15,6 +15,7 @@ from draft_service.scheduler import Output
 from pipedec.errors import PipeDecError, RequestError, UnavailableError
 from pipedec.logs import fields
 from pipedec.spec.report import PipelineReport
+from pipedec.words import counted
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class PipelineEngine:
         if not self.accepting:
             raise UnavailableError(self.not_ready_reason, retry_after=5.0)
         if (busy := sum(stream.timer is not None for stream in self._streams.values())) >= self._max_requests:
-            message = f"{busy} requests are running or waiting, which is the limit; try again later"
+            message = f"{counted(busy, 'request')} running or waiting, which is the limit; try again later"
             raise UnavailableError(message, status=429)
         if len(request.prompt) + request.max_tokens > self.info.context:
             raise RequestError(f"prompt and max_tokens together exceed the context of {self.info.context} tokens")

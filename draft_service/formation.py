@@ -222,7 +222,7 @@ class Members:
         if stage == 0 and start != 0:
             return f"stage 0 begins with layer {start}, not 0"
         if stage == self.stages - 1 and self.num_layers not in (None, stop):
-            return f"stage {stage} ends before layer {stop}, but the model has {self.num_layers} layers"
+            return f"stage {stage} ends before layer {stop}, but the model has {self.num_layers}"
         for other, member in self._members.items():
             if other == stage or not self._present(other, now):
                 continue

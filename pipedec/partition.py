@@ -13,6 +13,7 @@ from typing import Any
 
 from pipedec.errors import ManifestError, ModelError
 from pipedec.spec import DeploymentSpec, Span
+from pipedec.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def split_layers(spec: DeploymentSpec, config: Mapping[str, Any]) -> tuple[Span,
     if spec.pipeline.num_stages > count:
         raise ManifestError(
             "spec.pipeline.stages",
-            f"is {spec.pipeline.num_stages}, but the model has {count} layers",
+            f"is {spec.pipeline.num_stages}, but the model has {counted(count, 'layer')}",
             f"Write {count} or less",
         )
     return partition(costs.layers, spec.pipeline.num_stages, costs.embed, costs.head)
@@ -82,13 +83,13 @@ def _checked(spans: tuple[Span, ...], count: int) -> tuple[Span, ...]:
         if end > count:
             raise ManifestError(
                 f"spec.pipeline.layers[{index}]",
-                f"{start}-{end - 1} is beyond the model, which has {count} layers",
+                f"{start}-{end - 1} is beyond the model, which has {counted(count, 'layer')}",
                 f"The last layer is {count - 1}",
             )
     if spans[-1][1] < count:
         raise ManifestError(
             f"spec.pipeline.layers[{len(spans) - 1}]",
-            f"ends at layer {spans[-1][1] - 1}, but the model has {count} layers",
+            f"ends at layer {spans[-1][1] - 1}, but the model has {counted(count, 'layer')}",
             f"The last range must end with {count - 1}",
         )
     return spans
@@ -102,7 +103,7 @@ def partition(costs: Sequence[float], stages: int, embed_cost: float = 0, head_c
     """
     count = len(costs)
     if not 1 <= stages <= count:
-        raise ValueError(f"{count} layers cannot be divided into {stages} stages")
+        raise ValueError(f"{counted(count, 'layer')} cannot be divided into {counted(stages, 'stage')}")
     sums = [0.0, *accumulate(costs)]
 
     def cost(start: int, end: int) -> float:

@@ -32,6 +32,7 @@ from pipedec.errors import PipeDecError
 from pipedec.model.shape import model_shape
 from pipedec.models import resolve
 from pipedec.policy import PolicyName
+from pipedec.words import counted
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,7 +100,7 @@ def _compare(options: argparse.Namespace, stages: int, policy: PolicyName) -> di
         rules = tuning.policy(policy, device)
         proposer = draft.build(cut, tuning.children) if rules.children else None
         simulated = run(cut, rules, proposer, stages, device, vocabulary).tokens_per_second
-        task = progress.add_task(f"{policy}, {stages} stages", total=len(chosen))
+        task = progress.add_task(f"{policy}, {counted(stages, 'stage')}", total=len(chosen))
         prompts = [load_prompts("all")[index] for index in chosen]
         resource = manifest(options.model, stages, policy, tuning)
         real = measure(resource, scene, prompts, lambda: progress.advance(task)).tokens_per_second

@@ -19,10 +19,9 @@ from draft_service.tools.calling import Offer, ToolCalling
 from draft_service.tools.scanner import CallScanner
 from pipedec.errors import RequestError
 from pipedec.sampling_params import MAX_GRAMMAR, SamplingParams
+from pipedec.words import counted
 
-INLINE_CHARACTERS = (
-    8192  # longer prompts, or with tools, are tokenised in a thread: the event loop has streams to serve
-)
+INLINE_CHARACTERS = 8192  # longer prompts, or with tools, get a thread: the event loop has streams to serve
 COMPLETION_TOKENS = 16  # OpenAI's default for completions; a chat's is the rest of the context
 SAMPLING_FIELDS = (
     *("temperature", "top_p", "min_p", "min_tokens"),
@@ -123,7 +122,8 @@ class Admitter:
         n = body.n or 1
         if n * len(prompts) > self._max_sequences:
             raise RequestError(
-                f"{len(prompts)} prompts with {n} choices: more than {self._max_sequences} sequences; ask in parts",
+                f"{counted(len(prompts), 'prompt')} with {counted(n, 'choice')}: more than "
+                f"{counted(self._max_sequences, 'sequence')}; ask in parts",
                 "n" if n > 1 else "prompt",
             )
         if (body.min_tokens or 0) > min(max_tokens):

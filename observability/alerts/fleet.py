@@ -27,6 +27,14 @@ ALERTS = (
         "Prometheus reaches none. Pipelines go on, but no change to one is carried out, and none is repaired.",
     ),
     Alert(
+        "PipeDecNamespaceNotKept",
+        "warning",
+        "15m",
+        NAMESPACE.sum("pipedec_operator_namespace_kept", operator="max") + " == 0",
+        f"The operator may not keep {label('namespace')}",
+        "It is to, and has no Role there. Pipelines there go on, but no change to one is carried out.",
+    ),
+    Alert(
         "PipeDecReconcileErrors",
         "warning",
         "15m",

@@ -71,7 +71,7 @@ SERVICE = (
         "warning",
         "10m",
         f"{_WAITING} > {_RUNNING}",
-        f"{value('humanize')} requests wait for {WHO}",
+        f"Requests that wait for {WHO}: {value('humanize')}",
         "More requests wait than are being decoded, and have for ten minutes.",
     ),
     Alert(
@@ -134,7 +134,7 @@ SECURITY = (
         "warning",
         "0m",
         f"{measures.malformed(LATELY)} > 0",
-        f"{WHO} was sent {value('humanize')} messages that no peer sends",
+        f"Messages to {WHO} that no peer sends: {value('humanize')}",
         "They were dropped. Only a holder of the pipeline's keys can have sent them: a broken pod, or a stolen key.",
     ),
     Alert(
@@ -142,7 +142,7 @@ SECURITY = (
         "warning",
         "5m",
         f"{measures.strangers(LATELY)} > 10",
-        f"{value('humanize')} connections to {WHO} without its key",
+        f"Connections to {WHO} without its key: {value('humanize')}",
         "They were refused. Somebody scans the ports, or a pod has other keys.",
     ),
     Alert(

@@ -16,12 +16,16 @@ from pipedec.errors import PipeDecError
 from pipedec.health import Health, HealthServer
 from pipedec.metrics import service_registry
 from pipedec_operator import names
-from pipedec_operator.cluster import connect
+from pipedec_operator.cluster import ClusterError, connect
 from pipedec_operator.handlers import Keeper, Key, register, settings
 from pipedec_operator.manifests import Setting
 from pipedec_operator.metrics import OperatorMetrics
+from pipedec_operator.names import Kind
+from pipedec_operator.namespaces import Scope
 from pipedec_operator.reconcile import Reconciler, with_optional_kinds
 from pipedec_operator.reports import Reports
+
+_log = logging.getLogger(__name__)
 
 
 def main(
@@ -60,12 +64,17 @@ def main(
         namespace=own_namespace,
         pod_monitor_labels=labels,
     )
-    setting = with_optional_kinds(given, cluster)
-    reports: Reports[Key] = Reports()
-    keeper = Keeper(Reconciler(cluster, setting, reports.answers), metrics, resync_seconds, reports)
     health = Health()
     with HealthServer(host, port, health, registry):
-        asyncio.run(_serve(keeper, setting, workers, health, namespace or []))
+        again = True
+        while again:
+            setting = with_optional_kinds(given, cluster)
+            scope = Scope(cluster, _watched(setting), namespace or ())
+            metrics.keep(scope.wanted, scope.refused)
+            _tell(scope, resync_seconds)
+            reports: Reports[Key] = Reports()
+            keeper = Keeper(Reconciler(cluster, setting, reports.answers), metrics, resync_seconds, reports)
+            again = asyncio.run(_serve(keeper, setting, workers, health, scope, resync_seconds))
 
 
 def _label(given: str) -> tuple[str, str]:
@@ -75,30 +84,59 @@ def _label(given: str) -> tuple[str, str]:
     return key, value
 
 
-async def _serve(keeper: Keeper, setting: Setting, workers: int, health: Health, namespaces: list[str]) -> None:
-    kinds = (names.POD, *setting.kinds)
+def _watched(setting: Setting) -> tuple[Kind, ...]:
+    return (names.RESOURCE, names.POD, *setting.kinds)
+
+
+def _tell(scope: Scope, seconds: float) -> None:
+    """Says which namespaces cannot be kept. Raises `PipeDecError` if none can."""
+    if scope.refused and not scope.kept:
+        told = "; ".join(f"{namespace}: {why}" for namespace, why in scope.refused.items())
+        raise PipeDecError(f"no namespace can be kept: {told}. Give the operator its Role in them")
+    for namespace, why in scope.refused.items():
+        _log.error(
+            "namespace %s is not kept: %s. Give the operator its Role there, or take it out of watchNamespaces; it is "
+            "tried again every %.0f seconds",
+            namespace,
+            why,
+            seconds,
+        )
+    if scope.wanted:
+        _log.info("kept: %s", ", ".join(scope.kept))
+
+
+async def _serve(
+    keeper: Keeper, setting: Setting, workers: int, health: Health, scope: Scope, look_seconds: float
+) -> bool:
+    """Works until it is asked to end, or until other namespaces can be kept than at the start: then true."""
     handlers, ready, asked = kopf.OperatorRegistry(), asyncio.Event(), asyncio.Event()
+    kinds = (names.POD, *setting.kinds)
     register(handlers, keeper, kinds)
     operator = asyncio.create_task(
         kopf.operator(
             registry=handlers,
             settings=settings(kinds),
             standalone=True,
-            clusterwide=not namespaces,
-            namespaces=namespaces,
+            clusterwide=not scope.wanted,
+            namespaces=scope.kept,
             ready_flag=ready,
             stop_flag=asked,
         )
     )
     work = asyncio.create_task(keeper.run(workers, health))
+    change = asyncio.create_task(_until_changed(scope, look_seconds))
     await asyncio.wait({operator, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
     for number in (signal.SIGTERM, signal.SIGINT):  # in the place of kopf's, which do not say that they were called
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     health.reason = ""
-    await asyncio.wait({operator, work}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (operator, work):
+    tasks = (operator, work, change)
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    again = change.done() or (operator.done() and not asked.is_set() and await asyncio.to_thread(scope.changed))
+    for task in tasks:
         task.cancel()
-    results = await asyncio.gather(operator, work, return_exceptions=True)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    if again:
+        return not asked.is_set()
     for error in results:
         if isinstance(error, Exception):
             raise error
@@ -106,6 +144,17 @@ async def _serve(keeper: Keeper, setting: Setting, workers: int, health: Health,
         raise PipeDecError(
             "watching was given up for good; what was logged before tells why (may it watch everywhere?)"
         )
+    return False
+
+
+async def _until_changed(scope: Scope, seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            if await asyncio.to_thread(scope.changed):
+                return
+        except ClusterError as error:
+            _log.warning("looking at the namespaces to keep: %s", error)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,20 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from pipedec.words import counted
 from pipedec_operator.names import Object
 
 UNSCHEDULABLE, IMAGE, CONFIG, CRASHED = "Unschedulable", "ImagePullError", "ContainerConfigError", "StageCrashed"
 MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD = "ModelNotFound", "AuthFailed", "ModelDownloadFailed"
+MODEL_CACHE = "ModelCacheUnusable"
 OUT_OF_MEMORY, EVICTED, NOT_CREATED, WAITING = "OutOfMemory", "Evicted", "FailedCreate", "NotReady"
 INVALID = "InvalidSpec"  # by what only a pod can know: that the model has fewer layers, or a shorter context
 
-MODEL_CAUSES = frozenset({MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD})
+MODEL_CAUSES = frozenset({MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD, MODEL_CACHE})
 # Causes that someone must do something about; the rest passes with time.
 FAILURES = MODEL_CAUSES | {UNSCHEDULABLE, IMAGE, CONFIG, CRASHED, OUT_OF_MEMORY, EVICTED, NOT_CREATED, INVALID}
 
-_IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"})
+IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"})
 _MAX_MESSAGE = 1000
 _OFTEN = 3  # restarts
 _TEMPLATE = "pod-template-hash"  # the Deployment controller's label: equal while a Deployment asks for the same
@@ -88,7 +90,7 @@ def _container_cause(pod: str, container: dict[str, Any]) -> Cause | None:
     state = container.get("state", {})
     waiting = state.get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _IMAGE_REASONS:
+    if reason in IMAGE_REASONS:
         return Cause(IMAGE, f"pod {pod} cannot pull image {container.get('image', '')}: {reason}: {message}")
     if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
         return Cause(CONFIG, f"pod {pod} cannot start: {reason}: {message}")
@@ -106,7 +108,7 @@ def _end_cause(pod: str, ended: dict[str, Any], restarts: int) -> Cause:
     lines = str(ended.get("message", "")).strip().splitlines()
     last = lines[-1] if lines else "no message; see its log"
     code = ended.get("exitCode")
-    how = f"pod {pod} ended with exit code {code} ({restarts} restarts)"
+    how = f"pod {pod} ended with exit code {code} ({counted(restarts, 'restart')})"
     if ended.get("reason") == "OOMKilled":
         return Cause(OUT_OF_MEMORY, f"{how}: out of memory; raise resources.limits.memory or use more stages")
     return Cause(_classified(last), f"{how}: {last}"[:_MAX_MESSAGE])
@@ -120,7 +122,9 @@ def _classified(line: str) -> str:
         return CRASHED
     if re.search(r"is gated|HF_TOKEN", line):
         return MODEL_AUTH
-    if re.search(r"could not be fetched", line):
+    if re.search(r"model cache .* cannot be used", line):  # before it is called a download that failed
+        return MODEL_CACHE
+    if re.search(r"could not (be fetched|fetch it)", line):
         return MODEL_DOWNLOAD
     return MODEL_NOT_FOUND
 

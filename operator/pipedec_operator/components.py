@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from pipedec.spec.report import PipelineReport
 from pipedec_operator import names
-from pipedec_operator.causes import WAITING, Cause, cause_of, condition, is_ready, lost_again, newest
+from pipedec_operator.causes import CONFIG, WAITING, Cause, cause_of, condition, is_ready, lost_again, newest
 from pipedec_operator.names import Object
 
 
@@ -26,6 +26,7 @@ class Component:
     pod: Object | None
     restarts: int
     report: PipelineReport | None  # a draft pod's own, of the revision that is wanted
+    lacks: str = ""  # which Secret or ConfigMap its pod waits for
     losses: Cause | None = None  # why the pods before this one were lost, if that goes on
 
     @property
@@ -47,6 +48,8 @@ class Component:
         if self.ready or not self.wanted:
             return None
         if cause := cause_of(self.pod, self.workload):
+            if self.lacks:
+                return self._without(cause)
             if cause.reason == WAITING and self.losses is not None:
                 return self.losses
             told = cause.reason == WAITING and self.report is not None and self.report.reason
@@ -57,6 +60,11 @@ class Component:
             else "is being replaced"
         )
         return Cause("RollingOut", f"its pod {how}")
+
+    def _without(self, cause: Cause) -> Cause:
+        if cause.reason in (WAITING, CONFIG) and self.pod is not None:
+            return Cause(CONFIG, f"pod {self.pod['metadata']['name']} cannot start: {self.lacks}")
+        return Cause(cause.reason, f"{cause.message}; {self.lacks}")
 
     @property
     def overdue(self) -> bool:
@@ -91,11 +99,13 @@ def components(
     pods: Iterable[Object],
     waiting: Collection[str] = (),
     reports: Mapping[str, PipelineReport] = MappingProxyType({}),
+    lacks: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Component]:
     """The components that the desired Deployments ask for, by group and stage, drafts first.
 
     While a spec is invalid, `desired` are the Deployments as they are; one that has lost its labels is nobody's.
-    `waiting` are names of Deployments whose turn has not come, `reports` what pods say, by their uid.
+    `waiting` are names of Deployments whose turn has not come, `reports` what pods say, by their uid,
+    `lacks` what they wait for, by their name.
     """
     workloads = {child["metadata"]["name"]: child for child in observed if child["kind"] == names.WORKLOAD.kind}
     by_place: dict[tuple[str, str], list[Object]] = {}
@@ -108,6 +118,7 @@ def components(
             by_place.get(_place(child), []),
             child["metadata"]["name"] in waiting,
             reports,
+            lacks,
         )
         for child in desired
         if child["kind"] == names.WORKLOAD.kind and _place(child)[0]
@@ -126,6 +137,7 @@ def _component(
     pods: list[Object],
     waiting: bool,
     reports: Mapping[str, PipelineReport],
+    lacks: Mapping[str, str],
 ) -> Component:
     labels = desired["metadata"]["labels"]
     statuses = [status for pod in pods for status in pod.get("status", {}).get("containerStatuses", ())]
@@ -142,6 +154,7 @@ def _component(
         pod=pod,
         restarts=sum(status.get("restartCount", 0) for status in statuses),
         report=reports.get(pod["metadata"].get("uid", "")) if pod is not None and current else None,
+        lacks=lacks.get(pod["metadata"]["name"], "") if pod is not None else "",
         losses=lost_again(pods),
     )
 

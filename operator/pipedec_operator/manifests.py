@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipedec.spec import PipeDecDeployment
@@ -40,8 +40,13 @@ class Owner:
     uid: str
 
 
-def children(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys_hash: str) -> list[Object]:
-    """Every child but the Secret of keys, which is made once and of random content: see `keys_secret`."""
+def children(
+    resource: PipeDecDeployment, owner: Owner, setting: Setting, keys_hash: str, ports: Collection[int] = ()
+) -> list[Object]:
+    """Every child but the Secret of keys, which is made once and of random content: see `keys_secret`.
+
+    `ports` are those at which draft pods still answer, if they are not to be replaced yet.
+    """
     configs = {role: _config_map(resource, role) for role in (STAGE, DRAFT)}
     wanted = [
         _object(
@@ -49,7 +54,7 @@ def children(resource: PipeDecDeployment, owner: Owner, setting: Setting, keys_h
         ),
         *configs.values(),
         _client_service(resource),
-        *_network_policies(resource, setting),
+        *_network_policies(resource, setting, ports),
     ]
     for group in range(resource.spec.replicas):
         wanted.append(_control_service(resource, group))
@@ -166,20 +171,23 @@ def _workloads(
         yield child
 
 
-def _network_policies(resource: PipeDecDeployment, setting: Setting) -> Iterator[Object]:
+def _network_policies(resource: PipeDecDeployment, setting: Setting, ports: Collection[int]) -> Iterator[Object]:
     """Stages and control ports are for the pipeline's own pods, metrics and probes for everyone, the endpoint for the
-    clients and the operator."""
+    clients and the operator.
+
+    By number: not every network plugin knows a port by its name, which would be each pod's own.
+    """
     policy = resource.spec.network_policy
     if not policy.enabled:
         return
     peers: list[Object] = [{"podSelector": {"matchLabels": {names.DEPLOYMENT: resource.metadata.name}}}]
     clients = [dict(peer) for peer in policy.clients]
     inside = {STAGE: [names.DATA_PORT], DRAFT: [names.CONTROL_PORT, names.VERDICT_PORT]}
-    outside = {STAGE: names.METRICS_PORT, DRAFT: resource.spec.serving.port}
+    outside = {STAGE: [names.METRICS_PORT], DRAFT: sorted({resource.spec.serving.port, *ports})}
     for role in (STAGE, DRAFT):
-        open_port: Object = {"ports": [{"port": outside[role], "protocol": "TCP"}]}
+        open_ports: Object = {"ports": [{"port": port, "protocol": "TCP"} for port in outside[role]]}
         if role == DRAFT and clients:
-            open_port["from"] = [*clients, *_operator_peer(setting)]
+            open_ports["from"] = [*clients, *_operator_peer(setting)]
         yield _object(
             names.NETWORK_POLICY,
             f"{resource.metadata.name}-{role}",
@@ -188,7 +196,7 @@ def _network_policies(resource: PipeDecDeployment, setting: Setting) -> Iterator
                 "policyTypes": ["Ingress"],
                 "ingress": [
                     {"from": peers, "ports": [{"port": port, "protocol": "TCP"} for port in inside[role]]},
-                    open_port,
+                    open_ports,
                 ],
             },
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry
@@ -30,6 +30,7 @@ class OperatorMetrics:
         self._seconds = declared.RECONCILE_SECONDS.histogram(registry)
         self._errors = declared.RECONCILE_ERRORS.counter(registry)
         self._calls = declared.API_CALLS.counter(registry)
+        self._kept = declared.NAMESPACE_KEPT.gauge(registry)
         self.queue = declared.QUEUE_DEPTH.gauge(registry)
         self._resources = declared.RESOURCES.gauge(registry)
         self._info = declared.DEPLOYMENT_INFO.gauge(registry)
@@ -51,6 +52,13 @@ class OperatorMetrics:
         finally:
             self._reconciles.labels(namespace, result).inc()
             self._seconds.labels(namespace).observe(time.monotonic() - began)
+
+    def keep(self, namespaces: Iterable[str], refused: Collection[str]) -> None:
+        """Which namespaces are to be kept, and which of them cannot be: nothing more is told of what is in these."""
+        for place in [place for place in self._places if place[0] in refused]:
+            self.forget(*place)
+        for namespace in namespaces:
+            self._kept.labels(namespace).set(namespace not in refused)
 
     def count_call(self, verb: str, code: int) -> None:
         self._calls.labels(verb, str(code)).inc()

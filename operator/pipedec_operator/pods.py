@@ -17,6 +17,8 @@ from pipedec_operator.projection import revision
 
 MANIFEST_DIR, KEYS_DIR, API_KEY_DIR = Path("/etc/pipedec"), Path("/var/run/pipedec/keys"), Path("/var/run/pipedec/api")
 CACHE_DIR, CLAIMS_DIR = Path("/var/cache/pipedec"), Path("/var/run/pipedec/claims")
+# Volumes of the pipeline's own ConfigMap and keys, and what tells apart who names the Secret of an API key, of a token.
+OWN_VOLUMES, API_KEY_VOLUME, TOKEN_VARIABLE = frozenset({"manifest", "keys"}), "api", "HF_TOKEN"
 USER = 10001  # the images' own
 LOADING_SECONDS = 3600  # a kubelet kills a container that has not answered /healthz once by then
 PROBE_PATHS = {STAGE: ("/healthz", "/readyz"), DRAFT: ("/health", "/ready")}  # alive, ready
@@ -133,6 +135,12 @@ def ports(resource: PipeDecDeployment, role: str) -> dict[str, int]:
     return {"http": resource.spec.serving.port, "control": names.CONTROL_PORT, "verdicts": names.VERDICT_PORT}
 
 
+def http_port(pod_spec: Object) -> int | None:
+    """The port of a draft pod's endpoint; None for other pods."""
+    found = (port for container in pod_spec.get("containers", ()) for port in container.get("ports", ()))
+    return next((port["containerPort"] for port in found if port.get("name") == "http"), None)
+
+
 def _probe(path: str, port: int, period: int, failures: int) -> Object:
     return {
         "httpGet": {"path": path, "port": port},
@@ -149,7 +157,7 @@ def _environment(resource: PipeDecDeployment, pod: Pod, settings: PodSettings, n
         "HF_HOME": {"value": str(CACHE_DIR / "huggingface")},
     }
     if token:
-        variables["HF_TOKEN"] = {"valueFrom": {"secretKeyRef": token.model_dump()}}
+        variables[TOKEN_VARIABLE] = {"valueFrom": {"secretKeyRef": token.model_dump()}}
     for env in settings.env or ():
         variables[env.name] = {"value": env.value} if env.value_from is None else {"valueFrom": env.value_from}
     variables |= {name: {"value": value} for name, value in config(resource, pod, namespace).to_env().items()}
@@ -209,7 +217,9 @@ def _volumes(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> li
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(settings.shm_size)}})
     if pod.role == DRAFT and (key := resource.spec.serving.api_key_secret_ref):
         items = [{"key": key.key, "path": "key"}]
-        volumes.append({"name": "api", "secret": {"secretName": key.name, "items": items, "defaultMode": 0o440}})
+        volumes.append(
+            {"name": API_KEY_VOLUME, "secret": {"secretName": key.name, "items": items, "defaultMode": 0o440}}
+        )
     for index, claim in enumerate(_claims(resource, pod.role)):
         if claim == cache.claim_name:  # kubelets never mount a claim that a pod has as two volumes
             continue
@@ -227,7 +237,7 @@ def _mounts(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> lis
     if settings.shm_size is not None:
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     if pod.role == DRAFT and resource.spec.serving.api_key_secret_ref:
-        mounts.append({"name": "api", "mountPath": str(API_KEY_DIR), "readOnly": True})
+        mounts.append({"name": API_KEY_VOLUME, "mountPath": str(API_KEY_DIR), "readOnly": True})
     for index, claim in enumerate(_claims(resource, pod.role)):
         volume = "cache" if claim == resource.spec.model_cache.claim_name else f"claim-{index}"
         mounts.append({"name": volume, "mountPath": str(CLAIMS_DIR / claim), "readOnly": True})

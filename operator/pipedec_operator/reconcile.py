@@ -6,17 +6,18 @@ Level-based: a pass depends on nothing but what it reads, so it may be cut off a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 from pipedec.errors import ManifestError
 from pipedec.spec import PipeDecDeployment, parse_manifest
 from pipedec.spec.report import PipelineReport
-from pipedec_operator import keyring, manifests, names
+from pipedec_operator import keyring, manifests, names, references
 from pipedec_operator.causes import condition
 from pipedec_operator.cluster import Cluster, ClusterError
 from pipedec_operator.components import components
@@ -26,7 +27,7 @@ from pipedec_operator.names import Kind, Object
 from pipedec_operator.plan import Action, Apply, describe, key, owner, plan, satisfied, terminating
 from pipedec_operator.projection import digest
 from pipedec_operator.refusals import Refusals
-from pipedec_operator.rollout import in_turn
+from pipedec_operator.rollout import endpoint_ports, in_turn
 from pipedec_operator.status import Observation, status
 from pipedec_operator.transitions import Transition, transitions
 
@@ -91,22 +92,23 @@ class Reconciler:
         labels, setting = {names.DEPLOYMENT: name}, self._setting
         observed = [child for kind in setting.kinds for child in self._list(kind, namespace, labels)]
         pods = self._cluster.list(names.POD, namespace, labels)
+        lacks = self._lacks(namespace, pods)
+        found = partial(components, pods=pods, reports=self._reports, lacks=lacks)
         try:
             resource = parse_manifest(raw)
         except ManifestError as error:
             # What the last good spec asked for is left as it is, and its state is still told.
-            found = components(observed, observed, pods, reports=self._reports)
-            seen = Observation(raw, None, found, self._clock(), invalid=str(error))
+            seen = Observation(raw, None, found(observed, observed), self._clock(), invalid=str(error))
             return Outcome(self._report(seen), pods=pods)
         try:
-            desired = self._desired(resource, raw, setting)
+            desired = self._desired(resource, raw, setting, endpoint_ports(observed, pods))
         except keyring.NotOursError as error:  # no keys can be had now; what runs has its own
-            found = components(self._without_keys(resource, raw, observed), observed, pods, reports=self._reports)
-            seen = Observation(raw, resource, found, self._clock(), obstacles=(str(error),))
+            there = found(self._without_keys(resource, raw, observed), observed)
+            seen = Observation(raw, resource, there, self._clock(), obstacles=(str(error),))
             return Outcome(self._report(seen), again=True, pods=pods)
         except ClusterError as error:
-            found = components(self._without_keys(resource, raw, observed), observed, pods, reports=self._reports)
-            seen = Observation(raw, resource, found, self._clock())
+            there = found(self._without_keys(resource, raw, observed), observed)
+            seen = Observation(raw, resource, there, self._clock())
             if error.passing:
                 self._report_fault(error, seen)
                 raise
@@ -121,15 +123,35 @@ class Reconciler:
         turns = in_turn(useful, observed, pods, self._clock())
         refused, fault = self._execute(turns.now, live, raw["metadata"]["uid"])
         obstacles = (*planned.obstacles, *(_contest(each) for each in contested))
-        found = components(desired, live.values(), pods, turns.waiting, self._reports)
+        there = found(desired, live.values(), waiting=turns.waiting)
         told = self._told(raw, refused)
-        seen = Observation(raw, resource, found, self._clock(), refused=told, obstacles=obstacles)
+        seen = Observation(raw, resource, there, self._clock(), refused=told, obstacles=obstacles)
         if fault is not None:
             self._report_fault(fault, seen)
             raise fault
         # What was applied in vain changes nothing, so no event would wake those that wait for it.
         unheard = turns.later and any(self._in_vain(each, live) for each in turns.now)
-        return Outcome(self._report(seen), again=bool(refused or obstacles or unheard), pods=pods)
+        return Outcome(self._report(seen), again=bool(refused or obstacles or unheard or lacks), pods=pods)
+
+    def _lacks(self, namespace: str, pods: Sequence[Object]) -> dict[str, str]:
+        """By the name of each pod that cannot start for want of a Secret or ConfigMap: of which, and what to do. What
+        may not be looked at counts as there."""
+        there: dict[tuple[str, str], Object | None] = {}
+        lacks: dict[str, list[str]] = {}
+        for pod in pods:
+            for reference in references.needed(pod):
+                identity = reference.kind.kind, reference.name
+                try:
+                    if identity not in there:
+                        there[identity] = self._cluster.get(reference.kind, namespace, reference.name)
+                except ClusterError as error:
+                    if error.passing:
+                        raise
+                    _log.warning("%s %s in namespace %s cannot be looked at: %s", *identity, namespace, error.message)
+                    continue
+                if lack := references.lack(reference, there[identity]):
+                    lacks.setdefault(pod["metadata"]["name"], []).append(lack)
+        return {name: "; ".join(dict.fromkeys(told)) for name, told in lacks.items()}
 
     def _list(self, kind: Kind, namespace: str, labels: dict[str, str]) -> list[Object]:
         try:
@@ -139,7 +161,9 @@ class Reconciler:
                 self.look_again()
             raise
 
-    def _desired(self, resource: PipeDecDeployment, raw: Object, setting: Setting) -> list[Object]:
+    def _desired(
+        self, resource: PipeDecDeployment, raw: Object, setting: Setting, ports: Collection[int]
+    ) -> list[Object]:
         """All children. Raises `NotOursError` while there can be no keys, and the `ClusterError` that keeps them from
         being had, named after the Secret."""
         owned_by = _owner_of(raw)
@@ -148,7 +172,7 @@ class Reconciler:
             secret = keyring.ensure(self._cluster, fresh)
         except ClusterError as error:
             raise _named(error, fresh) from error
-        return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret))
+        return manifests.children(resource, owned_by, setting, keyring.fingerprint(secret), ports)
 
     def _without_keys(self, resource: PipeDecDeployment, raw: Object, observed: list[Object]) -> list[Object]:
         """What to tell the state of while there can be no keys: the children that there are; of a new resource, those
@@ -216,23 +240,27 @@ class Reconciler:
 
     def _in_vain(self, action: Action, live: Mapping[tuple[str, str], Object]) -> bool:
         """Whether the same was applied to the same before, and changed nothing; again would be for ever."""
-        there = live.get(key(action.child)) if isinstance(action, Apply) else None
+        there = _changed_by(action, live)
         return there is not None and self._rewritten.get(there["metadata"]["uid"]) == _fingerprint(action.child, there)
 
     def _is_contested(self, action: Action, live: Mapping[tuple[str, str], Object]) -> bool:
-        there = live.get(key(action.child)) if isinstance(action, Apply) else None
-        if there is None:
-            return False
-        return self._contests.is_contested(there["metadata"]["uid"], digest(action.child), self._clock())
+        there = _changed_by(action, live)
+        return there is not None and self._contests.is_contested(
+            there["metadata"]["uid"], digest(action.child), self._clock()
+        )
 
     def _report(self, seen: Observation) -> Object:
-        """Writes the status and tells what happened, if anything. Events first: their names make them idempotent."""
+        """Writes the status, and then tells what happened, if anything: the status waits for no event."""
         before, after = seen.before, status(seen)
         if before == after:
             return seen.raw
-        for transition in transitions(before, after):
-            self._tell(seen.raw, transition)
-        return self._cluster.replace_status(names.RESOURCE, {**seen.raw, "status": after})
+        written = self._cluster.replace_status(names.RESOURCE, {**seen.raw, "status": after})
+        try:
+            for transition in transitions(before, after):
+                self._tell(seen.raw, transition)
+        except ClusterError as error:  # what has happened is in the status too
+            _log.warning("events in namespace %s cannot be told: %s", seen.raw["metadata"]["namespace"], error)
+        return written
 
     def _report_fault(self, fault: ClusterError, seen: Observation) -> None:
         """Tells of a fault of the server's that may last (a failing admission webhook), as far as that goes: it may be
@@ -248,7 +276,7 @@ class Reconciler:
 
     def _tell(self, raw: Object, transition: Transition) -> None:
         metadata = raw["metadata"]
-        # The same transition of the same state has the same name, so a pass that is repeated tells nothing twice.
+        # A name of its own for each write of the status.
         told = digest([metadata["uid"], metadata["resourceVersion"], *transition], 16)
         event = {
             "apiVersion": names.EVENT.api_version,
@@ -270,15 +298,7 @@ class Reconciler:
             "lastTimestamp": self._clock(),
             "count": 1,
         }
-        try:
-            self._cluster.create(names.EVENT, event)
-        except ClusterError as error:
-            if error.code == 409:  # told already
-                return
-            if error.passing:
-                raise
-            # Events are a help, and no reason to leave the status unwritten.
-            _log.warning("an event was refused in namespace %s: %s", metadata["namespace"], error)
+        self._cluster.create(names.EVENT, event)
 
 
 def _owner_of(raw: Object) -> Owner:
@@ -288,6 +308,11 @@ def _owner_of(raw: Object) -> Owner:
 def _named(error: ClusterError, child: Object) -> ClusterError:
     """The error of a call, with the object that the call was about in its message."""
     return ClusterError(error.code, error.reason, f"{describe(child)}: {error.message}", error.retry_after)
+
+
+def _changed_by(action: Action, live: Mapping[tuple[str, str], Object]) -> Object | None:
+    """The child, as it is, that an action applies to; None if it makes or removes one."""
+    return live.get(key(action.child)) if isinstance(action, Apply) else None
 
 
 def _contest(action: Action) -> str:

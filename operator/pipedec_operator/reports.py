@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pipedec.spec.report import PATH, PipelineReport
 from pipedec_operator import names
 from pipedec_operator.names import Object
+from pipedec_operator.pods import http_port
 
 Key = TypeVar("Key")
 
@@ -107,12 +108,7 @@ def address(pod: Object) -> str | None:
     status = pod.get("status", {})
     if pod["metadata"].get("labels", {}).get(names.ROLE) != names.DRAFT or status.get("phase") != "Running":
         return None
-    host, port = status.get("podIP", ""), _http_port(pod)
+    host, port = status.get("podIP", ""), http_port(pod["spec"])
     if not host or port is None:
         return None
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
-
-
-def _http_port(pod: Object) -> int | None:
-    ports = (port for container in pod["spec"].get("containers", ()) for port in container.get("ports", ()))
-    return next((port["containerPort"] for port in ports if port.get("name") == "http"), None)

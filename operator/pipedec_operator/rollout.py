@@ -13,6 +13,7 @@ from pipedec_operator import names
 from pipedec_operator.causes import ended, is_ready
 from pipedec_operator.names import Object
 from pipedec_operator.plan import Action, Apply, Delete, terminating
+from pipedec_operator.pods import http_port
 
 _NEEDED_BY_PODS = frozenset({names.CONFIG_MAP.kind, names.SERVICE.kind})
 
@@ -58,6 +59,14 @@ def in_turn(actions: Sequence[Action], observed: Iterable[Object], pods: Iterabl
     if later:  # pods that stay for now may have to be started again with what they have
         later += [each for each in actions if isinstance(each, Delete) and each.child["kind"] in _NEEDED_BY_PODS]
     return Turns(tuple(each for each in actions if each not in later), tuple(later))
+
+
+def endpoint_ports(observed: Iterable[Object], pods: Iterable[Object]) -> set[int]:
+    """Where draft pods answer that are there, or that come of their Deployments as these are: other ports than the
+    resource names, until a change of `serving.port` has reached all of them."""
+    specs = [child["spec"]["template"]["spec"] for child in observed if child["kind"] == names.WORKLOAD.kind]
+    specs += [pod["spec"] for pod in pods if not ended(pod)]
+    return {port for spec in specs if (port := http_port(spec)) is not None}
 
 
 def _waiting(groups: dict[str, _Group]) -> set[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipedec.spec import PipeDecDeployment
+from pipedec.words import counted
 from pipedec_operator import causes, names
 from pipedec_operator.causes import Cause
 from pipedec_operator.components import Component
@@ -159,7 +160,7 @@ def _ready(seen: Observation) -> Verdict:
         groups.reverse()  # stages that run wait for the draft pod
     waiting = [(cause, otherwise) for group, otherwise in groups if (cause := _worst(group))]
     if not waiting:
-        return TRUE, "AllComponentsReady", f"{len(seen.drafts)} of {len(seen.drafts)} pipelines serve"
+        return TRUE, "AllComponentsReady", f"{counted(len(seen.drafts), 'pipeline')} serving"
     cause, otherwise = min(waiting, key=lambda each: each[0].reason not in causes.FAILURES)
     return FALSE, cause.reason if cause.reason in causes.FAILURES else otherwise, cause.message
 
@@ -181,7 +182,7 @@ def _worst(components: Sequence[Component]) -> Cause | None:
 def _available(seen: Observation) -> Verdict:
     serving = sum(each.serves for each in seen.drafts)
     if serving:
-        return TRUE, "EndpointServing", f"{serving} of {len(seen.drafts)} endpoints serve"
+        return TRUE, "EndpointServing", f"serving: {serving} of {counted(len(seen.drafts), 'endpoint')}"
     return FALSE, "NoReadyEndpoint", "no draft pod is ready to take requests"
 
 

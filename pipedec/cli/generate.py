@@ -19,6 +19,7 @@ from pipedec.cli.terminal import explained, notes
 from pipedec.cli.up import ApiKeyFileOption, PolicyOption, local_pipeline
 from pipedec.errors import PipeDecError, RequestError
 from pipedec.spec import load_manifest
+from pipedec.words import counted
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 RAW_TOKENS = 256  # of a text that is continued: it may have no end, where an answer has one
@@ -116,7 +117,8 @@ def _summary(cost: Json, seconds: float, first: float) -> str:
     if not cost:
         return f"{seconds:.1f} s"
     tokens = cost["usage"]["completion_tokens"]
-    summary = f"{tokens} tokens in {seconds:.1f} s ({tokens / seconds:.1f} tokens/s), the first after {first:.1f} s"
+    rate = f"{counted(tokens, 'token')} in {seconds:.1f} s ({tokens / seconds:.1f} tokens/s)"
+    summary = f"{rate}, the first after {first:.1f} s"
     if speculation := cost.get("pipedec"):
         summary += f"; hit rate {speculation['hit_rate']:.0%}, {speculation['tokens_per_step']:.2f} tokens per step"
     return summary

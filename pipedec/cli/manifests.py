@@ -9,6 +9,7 @@ from pipedec.cli.up import ManifestOption
 from pipedec.config import model_cache
 from pipedec.partition import estimate_costs, split_layers
 from pipedec.spec import Dtype, load_manifest
+from pipedec.words import counted
 
 BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -18,10 +19,13 @@ def validate(file: ManifestOption) -> None:
     """Check a manifest: every problem at once, each with its field and its remedy. Nothing is fetched."""
     manifest = load_manifest(file)
     spec = manifest.spec
-    draft = "no draft" if spec.draft is None else spec.draft.uri or f"its first {spec.draft.target_layers} layers"
+    draft = "no draft"
+    if spec.draft is not None:
+        draft = spec.draft.uri or f"its first {counted(spec.draft.target_layers or 0, 'layer')}"
     output.print(
-        f"{manifest.metadata.name} is valid: {spec.model.uri} as {spec.model.dtype} in {spec.pipeline.num_stages} "
-        f"stages, draft: {draft}, policy {spec.policy}, {spec.serving.max_sequences} requests at a time",
+        f"{manifest.metadata.name} is valid: {spec.model.uri} as {spec.model.dtype} in "
+        f"{counted(spec.pipeline.num_stages, 'stage')}, draft: {draft}, policy {spec.policy}, "
+        f"{counted(spec.serving.max_sequences, 'request')} at a time",
         soft_wrap=True,
     )
 

@@ -21,6 +21,7 @@ from pipedec.sizing.speed import check_agreement
 from pipedec.sizing.suggestion import suggest_manifest
 from pipedec.spec import Dtype
 from pipedec.spec.deployment import CONTEXT_CAP
+from pipedec.words import counted
 
 COLUMNS = 130  # of a report that goes to a file
 
@@ -146,9 +147,9 @@ def _dtype(text: str | None, gpu: Gpu) -> Dtype:
 def _report(wish: Wish, least: int, best: int, options: list[Option]) -> None:
     model, draft = wish.model, wish.draft
     notes.print(
-        f"ESTIMATES for {model.architecture}, {model.parameters / 1e9:.1f}B parameters in {model.num_layers} layers, "
-        f"as {wish.dtype}, {wish.sequences} requests of up to {wish.context} tokens, on {wish.gpu.name} "
-        f"({wish.gpu.memory:g} GiB, {wish.gpu.bandwidth:g} GB/s)"
+        f"ESTIMATES for {model.architecture}, {model.parameters / 1e9:.1f}B parameters in "
+        f"{counted(model.num_layers, 'layer')}, as {wish.dtype}, {counted(wish.sequences, 'request')} of up to "
+        f"{wish.context} tokens, on {wish.gpu.name} ({wish.gpu.memory:g} GiB, {wish.gpu.bandwidth:g} GB/s)"
     )
     table = Table("stages", "fullest stage", "step", "draft step", *POLICIES, title_justify="left")
     for each in options:
@@ -164,7 +165,7 @@ def _report(wish: Wish, least: int, best: int, options: list[Option]) -> None:
     notes.print(
         f"Tokens per second of one request; the draft's first choice agrees in {wish.agreement:.0%} (an assumption; "
         "--agreement). At least "
-        f"{least} stages; recommended {best}, the fewest with memory to spare"
+        f"{counted(least, 'stage')}; recommended {best}, the fewest with memory to spare"
         + (
             ", and a GPU for the draft."
             if draft

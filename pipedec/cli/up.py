@@ -19,6 +19,7 @@ from pipedec.cli.terminal import Fetching, explained, notes
 from pipedec.config import model_cache
 from pipedec.partition import split_layers
 from pipedec.spec import PipeDecDeployment, load_manifest
+from pipedec.words import counted
 
 ManifestOption = Annotated[Path, typer.Option("--file", "-f", help="The manifest.", metavar="FILE")]
 PolicyOption = Annotated[
@@ -110,7 +111,7 @@ def _greeting(pipeline: LocalPipeline, live_page: bool, api_key_file: Path | Non
     watch = f"Watch it: {pipeline.url}/ in a browser, or `pipedec top {pipeline.url}{option}`\n\n" if live_page else ""
     stages = len(pipeline.programs) - 1
     return (
-        f"\n{pipeline.served_name} is served at {pipeline.url}/v1 by {stages} stage{'s' * (stages > 1)}. Try:\n\n"
+        f"\n{pipeline.served_name} is served at {pipeline.url}/v1 by {counted(stages, 'stage')}. Try:\n\n"
         f"  curl -N {pipeline.url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n    -d '{body}'\n\n"
         f"  pipedec generate --url {pipeline.url}{option} 'Why is the sky blue?'\n\n{watch}Ctrl-C ends it.\n"
     )

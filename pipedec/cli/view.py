@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipedec.cli.client import Json
+from pipedec.words import counted
 
 STEPS_IN_VIEW = 56  # of the slowest stage; as on the page
 FRAME_HISTORY = 50  # batches that the mean of their rows is of
@@ -76,7 +77,8 @@ class View:
 
     def _headline(self) -> Text:
         frame, stages = self._frame, len(self._about["layers"])
-        line = Text(f"{self._about['model']} in {stages} stages, policy {self._about['policy']}   ", style="bold")
+        what = f"{self._about['model']} in {counted(stages, 'stage')}, policy {self._about['policy']}   "
+        line = Text(what, style="bold")
         if self.gone:
             return line.append("the endpoint is gone; trying again", style="bold red")
         if not frame["ready"]:
@@ -159,7 +161,9 @@ class View:
         lines = list(_branches(children, tree["cursor"], 0))
         deepest = max(1, (width - indent) // COLUMN)
         yield Text(
-            f"{tree['output']} tokens decided; {len(tree['nodes']) + tree['hidden']} guesses in the pipeline", "dim"
+            f"{counted(tree['output'], 'token')} decided; "
+            f"{counted(len(tree['nodes']) + tree['hidden'], 'guess', 'guesses')} in the pipeline",
+            "dim",
         )
         for number, (depth, words) in enumerate(lines[:TREE_ROWS] or [(0, [])]):
             line = head if number == 0 else Text(" " * indent)

@@ -10,6 +10,7 @@ from pipedec.doctor.findings import Finding, Level
 from pipedec.doctor.remedies import REMEDIES, UNKNOWN
 from pipedec.spec import PipeDecDeployment
 from pipedec.spec.crd import VERSION, crd
+from pipedec.words import counted
 
 GPU_RESOURCE = "nvidia.com/gpu"
 APPLY_CRD = "kubectl apply --server-side --force-conflicts -f crds/"  # by force: Helm made it in its own name
@@ -171,14 +172,14 @@ def _nodes(facts: ClusterFacts) -> Iterator[Finding]:
         remedy = "Nothing can run: see `kubectl get nodes`, and uncordon or add some"
         yield Finding("fail", "nodes", f"none of {len(facts.nodes)} is ready and schedulable", remedy)
         return
-    yield Finding("ok", "nodes", f"{len(usable)} of {len(facts.nodes)} are ready and schedulable")
+    yield Finding("ok", "nodes", f"ready and schedulable: {len(usable)} of {len(facts.nodes)}")
     wanted = _devices(facts.manifest) if facts.manifest else {GPU_RESOURCE: 0}
     for name, count in wanted.items():
         offers = [amount for node in usable if (amount := _whole(node["status"].get("allocatable", {}).get(name, "0")))]
-        message = f"{len(offers)} nodes offer {sum(offers)}" + (f", {count} are asked for" if count else "")
+        message = f"{sum(offers)} on {counted(len(offers), 'node')}" + (f"; asked for: {count}" if count else "")
         remedy = "Install the device plugin (for NVIDIA its GPU operator), or add nodes"
         if not offers:
-            yield Finding("fail" if count else "warn", name, f"no node offers any, {count} are asked for", remedy)
+            yield Finding("fail" if count else "warn", name, f"no node offers any; asked for: {count}", remedy)
         else:
             enough = sum(offers) >= count
             yield Finding("ok" if enough else "fail", name, message, "" if enough else "Add nodes, or use fewer stages")
@@ -260,7 +261,7 @@ def _resource(resource: Object) -> Iterator[Finding]:
         yield Finding("warn", name, "its newest change was not taken up yet", "If it lasts, see the operator's log")
     reason = ready["reason"]
     if ready["status"] == "True":
-        yield Finding("ok", name, f"ready, {status.get('readyStages', '?')} stages: {ready['message']}")
+        yield Finding("ok", name, f"ready, stages {status.get('readyStages', '?')}: {ready['message']}")
     else:
         level: Level = "skip" if reason in ("Suspended", "NoReplicas") else "fail"
         yield Finding(level, name, f"{reason}: {ready['message']}", REMEDIES.get(reason, UNKNOWN))

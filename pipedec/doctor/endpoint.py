@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipedec.doctor.findings import Finding
+from pipedec.words import counted
 
 ENOUGH_TOKENS = 200  # decided tokens from which rates mean something
 LOW_HIT_RATE = 0.6  # plain drafts of a family's small models have more
@@ -125,9 +126,10 @@ def _formation(facts: EndpointFacts) -> Iterator[Finding]:
         yield Finding("fail", "stages", "there is no formation", "See the log of the draft pod for what it waits for")
     elif lost:
         remedy = "No request was lost. If it goes on: see `kubectl get pdd` for restarts, and the stages' logs"
-        yield Finding("warn", "stages", f"{lost:.0f} formations were lost since the head began", remedy)
+        yield Finding("warn", "stages", f"{counted(lost, 'formation')} lost since the head began", remedy)
     else:
-        yield Finding("ok", "stages", f"{facts.value('pipedec_head_stages') or 0:.0f} stages, none was ever lost")
+        stages = counted(facts.value("pipedec_head_stages") or 0, "stage")
+        yield Finding("ok", "stages", f"{stages}, none was ever lost")
 
 
 def _speculation(facts: EndpointFacts) -> Iterator[Finding]:
@@ -139,7 +141,7 @@ def _speculation(facts: EndpointFacts) -> Iterator[Finding]:
         return
     hits, misses = (facts.value(f"pipedec_head_{kind}_total") or 0.0 for kind in ("hits", "misses"))
     if hits + misses < ENOUGH_TOKENS:
-        yield Finding("skip", "hit rate", f"only {hits + misses:.0f} tokens were decided so far")
+        yield Finding("skip", "hit rate", f"only {counted(hits + misses, 'token')} decided so far")
         return
     rate = hits / (hits + misses)
     if facts.value("pipedec_head_draft_rows_total") == 0:
@@ -171,7 +173,7 @@ def _gain(facts: EndpointFacts) -> Iterator[Finding]:
 
 def _load(facts: EndpointFacts) -> Iterator[Finding]:
     waiting, running = (facts.value(f"pipedec_num_requests_{state}") or 0 for state in ("waiting", "running"))
-    message = f"{running:.0f} requests run, {waiting:.0f} wait"
+    message = f"requests: {running:.0f} running, {waiting:.0f} waiting"
     if waiting:
         yield Finding("warn", "queue", message, "Raise serving.maxSequences if KV slots allow it, or add replicas")
     else:

@@ -13,6 +13,7 @@ from pipedec.sizing import DTYPE_BYTES, Gpu, ModelSize
 from pipedec.sizing.gpus import GIB
 from pipedec.sizing.memory import Need, span_need
 from pipedec.spec import DeploymentSpec, PipeDecDeployment, Span
+from pipedec.words import counted
 
 TIGHT = 0.95  # of what is usable
 UNBALANCED = 1.25  # of the slowest stage's weights over the mean
@@ -101,7 +102,8 @@ def _room(
 def _split(target: ModelSize, spans: Sequence[Span]) -> Finding:
     reads = [target.read(span) for span in spans]
     excess = max(reads) * len(reads) / sum(reads)
-    message = f"{target.num_layers} layers in {len(spans)} stages; the slowest reads {excess:.2f} times the mean"
+    parts = f"{counted(target.num_layers, 'layer')} in {counted(len(spans), 'stage')}"
+    message = f"{parts}; the slowest reads {excess:.2f} times the mean"
     if excess > UNBALANCED:
         remedy = "All others wait for it: give stages instead of layers, or another number (see `pipedec split`)"
         return Finding("warn", "split", message, remedy)
@@ -119,7 +121,7 @@ def _draft(spec: DeploymentSpec, target: ModelSize, draft: ModelSize | None) -> 
             message = f"spec.draft.targetLayers is {spec.draft.target_layers}, but the model has {target.num_layers}"
             yield Finding("fail", "draft", message, f"Write {target.num_layers} or less")
         else:
-            yield Finding("ok", "draft", f"the target's own first {spec.draft.target_layers} layers")
+            yield Finding("ok", "draft", f"the target's own first {counted(spec.draft.target_layers, 'layer')}")
     elif draft is not None and draft.vocab_size != target.vocab_size:
         message = f"its vocabulary has {draft.vocab_size} tokens, the target's {target.vocab_size}"
         yield Finding("fail", "draft", message, "Choose one of the target's own family; both must share a tokenizer")

@@ -11,6 +11,7 @@ REMEDIES = {
     "FailedCreate": "The API server refused a child: a quota, an admission policy, or the operator's rights",
     "ImagePullError": "Push the image to where the cluster pulls from, or set images and images.pullSecrets",
     "InvalidSpec": "Correct the field that the message names; what runs is left alone meanwhile",
+    "ModelCacheUnusable": "Make room on the volume of spec.modelCache.claimName, and let group 10001 write to it",
     "ModelDownloadFailed": "The pods cannot reach the Hub: allow egress, or put the model on a volume (pvc://)",
     "ModelNotFound": "Check spec.model.uri and spec.draft.uri: the model lacks safetensors, or cannot be run exactly",
     "NoReplicas": "Set spec.replicas to 1 or more",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipedec.errors import ModelError
+from pipedec.words import counted
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -87,7 +88,9 @@ def model_shape(path: Path) -> ModelShape:
         else:
             norm += tensor.count
     if missing := [i for i, count in enumerate(per_layer) if not count]:
-        raise ModelError(f"{path}: config.json promises {layers} layers, but layer {missing[0]} has no tensors")
+        raise ModelError(
+            f"{path}: config.json promises {counted(layers, 'layer')}, but layer {missing[0]} has no tensors"
+        )
     tied = bool(config.get("tie_word_embeddings", head == 0))
     return ModelShape(
         architecture=str((config.get("architectures") or [config.get("model_type", "unknown")])[0]),

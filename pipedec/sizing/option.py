@@ -11,6 +11,7 @@ from pipedec.sizing.memory import TREE_ROWS, Need, draft_need, stage_needs
 from pipedec.sizing.model import DTYPE_BYTES, ModelSize
 from pipedec.sizing.speed import POLICIES, speed_up, step_seconds
 from pipedec.spec import Dtype, Policy
+from pipedec.words import counted
 
 MAX_STAGES = 64
 COMFORT = 0.85  # of what is usable: room to raise context or sequences later, and for what the estimate misses
@@ -90,8 +91,8 @@ def least_stages(wish: Wish, share: float = 1.0) -> int:
     sizes = (wish.sequences, wish.context, wish.width)
     if (needed := fullest(most)) > usable:
         raise PipeDecError(
-            f"even one of {most} stages needs {needed / GIB:.1f} GiB, and {wish.gpu.name} has {usable / GIB:.1f} GiB "
-            "to use; lower --context or --sequences, or choose a larger GPU"
+            f"even one of {counted(most, 'stage')} needs {needed / GIB:.1f} GiB, and {wish.gpu.name} has "
+            f"{usable / GIB:.1f} GiB to use; lower --context or --sequences, or choose a larger GPU"
         )
     kv = wish.sequences * wish.context * wish.model.kv_elements * wish.model.num_layers
     all_together = (wish.model.parameters + kv) * wish.width

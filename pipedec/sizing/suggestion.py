@@ -6,6 +6,7 @@ import re
 
 from pipedec.sizing.option import Option, Wish
 from pipedec.spec.deployment import MAX_NAME
+from pipedec.words import counted
 
 GPU_RESOURCE = "nvidia.com/gpu"
 
@@ -17,7 +18,7 @@ def suggest_manifest(wish: Wish, option: Option, model_uri: str, draft_uri: str 
     resources = f"resources: {{limits: {{{GPU_RESOURCE}: 1}}}}"
     draft = "" if draft_uri is None else f'  draft:\n    uri: "{draft_uri}"\n    {resources}\n'
     return (
-        f"# Estimated by `pipedec plan`: {option.stages} stages on {wish.gpu.name}{speed}.\n"
+        f"# Estimated by `pipedec plan`: {counted(option.stages, 'stage')} on {wish.gpu.name}{speed}.\n"
         "apiVersion: pipedec.dev/v1alpha1\n"
         "kind: PipeDecDeployment\n"
         f"metadata: {{name: {_name(model_uri)}}}\n"

@@ -145,6 +145,40 @@ def test_a_controllers_note_on_a_rewritten_deployment_does_not_have_it_applied_a
     assert store.applied == []
 
 
+def draft_ports(store: Store) -> list[int]:
+    """Ports of the endpoint that the network policy lets clients reach."""
+    ingress = store.objects[names.NETWORK_POLICY.kind, "lion-draft"]["spec"]["ingress"]
+    return [each["port"] for each in ingress[1]["ports"]]
+
+
+def test_draft_pods_can_be_reached_at_their_port_until_those_of_another_have_taken_their_place() -> None:
+    store = Store()
+    step = operator(store)
+    store.ask()
+    step()
+    assert draft_ports(store) == [8000]
+    before, refused = store.images(), ClusterError(403, "Denied", "not now")
+
+    def deny(child: Object) -> None:
+        if child["kind"] == names.WORKLOAD.kind:
+            raise refused
+
+    store.admit = deny
+    store.ask(serving={"port": 9100}, images={"draft": "other:2"})
+    for _ in range(2):
+        step()
+    assert store.images() == before
+    assert draft_ports(store) == [8000, 9100]
+    store.admit = lambda child: None
+    step()
+    assert draft_ports(store) == [8000, 9100]  # the Deployments are told, and their pods may still be there
+    step()
+    assert draft_ports(store) == [9100]
+    store.applied.clear()
+    assert not step().again
+    assert store.applied == []
+
+
 def test_keys_that_are_about_to_go_take_nothing_else_with_them() -> None:
     store = Store()
     step = operator(store)
@@ -219,11 +253,31 @@ def test_a_refusal_is_told_once_though_in_other_words_every_time(kind: Kind) -> 
     assert store.ready()["status"] == "True"
 
 
-def test_an_operator_that_may_not_tell_events_still_writes_the_status() -> None:
-    store = Store(Failing(names.EVENT, 403))
+@pytest.mark.parametrize("code", [403, 429, 500, 0])
+def test_the_status_is_written_whatever_becomes_of_the_events(code: int, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(fail := Failing(names.EVENT, code))
     store.ask()
-    operator(store)()
+    assert not operator(store)().again
     assert store.ready()
+    assert fail.calls == 1  # each may take as long as a server that does not answer
+    (line,) = [each.getMessage() for each in caplog.records if "events" in each.getMessage()]
+    assert "namespace lab" in line
+    assert "failed calling webhook" in line
+
+
+def test_an_event_is_told_after_the_status_that_it_is_about() -> None:
+    ready: list[str] = []
+
+    def note(child: Object) -> None:
+        if child["kind"] == names.EVENT.kind:
+            ready.append(store.ready()["status"])
+
+    store = Store(note)
+    store.ask()
+    step = operator(store)
+    for _ in range(3):
+        step()
+    assert ready == ["False", "True"]  # Created, and Ready
 
 
 class Mute(Store):

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from kubernetes import client
 
 from pipedec_operator import names
 from tests.control_plane.live import Lab, eventually, names_of, pod_monitors
@@ -98,15 +99,17 @@ def _server(kubeconfig: dict[str, Any]) -> tuple[str, int]:
 
 
 class Process:
-    """The operator, started as in its pod, but for one namespace and through a wire."""
+    """The operator, started as in its pod, but for some namespaces and through a wire."""
 
-    def __init__(self, namespace: str, wire: Wire, folder: Path) -> None:
+    def __init__(self, namespaces: list[str], wire: Wire, folder: Path, token: str = "") -> None:
         host, _ = _server(kubeconfig := _kubeconfig())
+        if token:
+            kubeconfig["users"][0]["user"] = {"token": token}
         cluster = kubeconfig["clusters"][0]["cluster"]
         cluster |= {"server": f"https://127.0.0.1:{wire.port}", "tls-server-name": host}
         (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
         images = ("--stage-image=example.invalid/stage:1", "--draft-image=example.invalid/draft:1")
-        where = (f"--namespace={namespace}", "--host=127.0.0.1", "--port=0", "--resync-seconds=5")
+        where = (*(f"--namespace={each}" for each in namespaces), "--host=127.0.0.1", "--port=0", "--resync-seconds=5")
         self._command = (sys.executable, "-m", "pipedec_operator", *images, *where)
         self._environment = {**os.environ, "KUBECONFIG": str(folder / "kubeconfig")}
         self.log = folder / "operator.log"
@@ -127,7 +130,7 @@ class Process:
 
 @pytest.fixture
 def operator(lab: Lab, wire: Wire, tmp_path: Path) -> Iterator[Process]:
-    found = Process(lab.namespace, wire, tmp_path)
+    found = Process([lab.namespace], wire, tmp_path)
     yield found
     found.kill()
     print(found.log.read_text())
@@ -196,3 +199,36 @@ def test_a_kind_that_the_cluster_gets_and_loses_is_taken_up_and_let_go(lab: Lab,
         eventually(lambda: names_of(lab.list(names.POD_MONITORS[0])) == {"lion"})
     delete(lab, "lion-0-draft")
     eventually(lambda: complete(lab))
+
+
+def test_a_namespace_without_its_role_costs_the_others_nothing(lab: Lab, wire: Wire, tmp_path: Path) -> None:
+    other = Lab()
+    account, path = {"kind": "ServiceAccount", "name": "operator", "namespace": lab.namespace}, "operator"
+    lab.core.create_namespaced_service_account(lab.namespace, {"metadata": {"name": path}})
+    spec = {"spec": {"audiences": None}}
+    token = lab.core.create_namespaced_service_account_token(path, lab.namespace, spec).status.token
+    rights = client.RbacAuthorizationV1Api()
+
+    def grant(where: Lab) -> None:
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+        binding = {"metadata": {"name": "operator"}, "roleRef": role, "subjects": [account]}
+        rights.create_namespaced_role_binding(where.namespace, binding)
+
+    grant(lab)
+    operator = Process([lab.namespace, other.namespace], wire, tmp_path, token)
+    try:
+        other.write(manifest(pipeline={"stages": 2}))
+        start(lab)
+        assert f"namespace {other.namespace} is not kept: " in operator.log.read_text()
+        assert not other.list(names.WORKLOAD)
+        grant(other)
+        eventually(lambda: complete(other))
+        rights.delete_namespaced_role_binding("operator", lab.namespace)
+        eventually(lambda: f"namespace {lab.namespace} is not kept: " in operator.log.read_text())
+        delete(other, "lion-0-stage-1")
+        eventually(lambda: complete(other))
+        assert operator.terminate() == 0
+    finally:
+        operator.kill()
+        print(operator.log.read_text())
+        other.close()

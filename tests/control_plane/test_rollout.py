@@ -15,7 +15,7 @@ import yaml
 from pipedec_operator import names
 from pipedec_operator.names import Object
 from pipedec_operator.plan import Delete, key, plan
-from pipedec_operator.rollout import in_turn
+from pipedec_operator.rollout import endpoint_ports, in_turn
 from tests.control_plane.samples import OWNER, children, pod_of
 
 NOW, BEFORE, LATER = "2026-01-01T00:00:00Z", "2025-12-31T23:00:00Z", "2026-01-01T00:01:00Z"
@@ -28,6 +28,19 @@ CHANGES: dict[str, dict[str, Any]] = {
     "stage image": {"images": {"stage": "other:2"}},
     "node": {"pipeline": {"stages": 2, "nodeSelector": {"gpu": "big"}}},
 }
+
+
+def test_a_draft_pod_that_ends_is_still_to_be_reached_at_its_port() -> None:
+    old = children(serving={"port": 9100})["Deployment/lion-0-draft"]
+    there = children()
+    pod = pod_of(old)
+    pod["spec"] |= old["spec"]["template"]["spec"]
+    pod["metadata"]["deletionTimestamp"] = LATER
+    assert endpoint_ports(there.values(), []) == {8000}
+    assert endpoint_ports(there.values(), [pod]) == {8000, 9100}
+    pod["status"]["phase"] = "Succeeded"
+    assert endpoint_ports(there.values(), [pod]) == {8000}
+    assert endpoint_ports([], []) == set()
 
 
 class World:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipedec.models.place import unusable
 from pipedec.spec import parse_manifest
 from pipedec.spec.report import PipelineReport
 from pipedec.spec.status import Status
@@ -62,7 +64,9 @@ def of(result: Object, kind: str) -> tuple[str, str]:
 def test_ready() -> None:
     result = Scene().status()
     assert of(result, "Ready") == ("True", "AllComponentsReady")
+    assert condition(result, "Ready")["message"] == "1 pipeline serving"
     assert of(result, "Available") == ("True", "EndpointServing")
+    assert condition(result, "Available")["message"] == "serving: 1 of 1 endpoint"
     assert of(result, "Progressing") == ("False", "AllGroupsReady")
     assert of(result, "Degraded") == ("False", "AsExpected")
     assert of(result, "ModelReady") == ("True", "WeightsPresent")
@@ -91,6 +95,7 @@ UNSCHEDULABLE = {
     ],
     "containerStatuses": [],
 }
+FULL = unusable(Path("/var/cache/pipedec"), "[Errno 28] No space left on device")
 PULLING = container(image="x:1", waiting={"reason": "ImagePullBackOff", "message": "back-off"})
 
 
@@ -108,6 +113,9 @@ def crashed(message: str, code: int = 1, reason: str = "Error") -> Object:
          "AuthFailed", "hf://org/large"),
         (crashed("ModelError: file:///m: is not a folder"), "ModelNotFound", "file:///m"),
         (crashed("ModelError: hf://a/b: could not be fetched (timeout)"), "ModelDownloadFailed", "timeout"),
+        (crashed("ModelError: pypi://a: pip could not fetch it (timeout)"), "ModelDownloadFailed", "timeout"),
+        (crashed(f"ModelError: {FULL}"), "ModelCacheUnusable", "No space left"),
+        (crashed(f"ModelError: hf://a/b: could not be fetched: {FULL}"), "ModelCacheUnusable", "No space left"),
         (crashed("ManifestError: spec.pipeline.stages: is 40"), "InvalidSpec", "spec.pipeline.stages"),
         (crashed("RuntimeError: CUDA error"), "StageCrashed", "exit code 1 (3 restarts): RuntimeError"),
         (crashed("", 137, "OOMKilled"), "OutOfMemory", "memory"),

@@ -41,7 +41,7 @@ PIPELINE: dict[str, Any] = {
         "observedGeneration": 2,
         "readyStages": "3/3",
         "conditions": [
-            {"type": "Ready", "status": "True", "reason": "AllComponentsReady", "message": "1 of 1 pipelines serve"},
+            {"type": "Ready", "status": "True", "reason": "AllComponentsReady", "message": "1 pipeline serving"},
             {"type": "Degraded", "status": "False", "reason": "AsExpected", "message": "no pod needs attention"},
         ],
     },
@@ -81,7 +81,7 @@ def told(facts: ClusterFacts) -> dict[str, tuple[str, str, str]]:
 def test_a_healthy_cluster_needs_nothing() -> None:
     findings = judge_cluster(HEALTHY, __version__)
     assert {each.level for each in findings} == {"ok"}
-    assert told(HEALTHY)["nvidia.com/gpu"][1] == "1 nodes offer 4, 4 are asked for"
+    assert told(HEALTHY)["nvidia.com/gpu"][1] == "4 on 1 node; asked for: 4"
     assert told(HEALTHY)["API server"][1] == "Kubernetes v1.30.2 at https://cluster"
 
 
@@ -174,7 +174,7 @@ def test_a_right_that_is_missing_is_named() -> None:
 
 def test_devices_are_counted_on_nodes_that_can_be_used() -> None:
     cordoned = {**NODE, "spec": {"unschedulable": True}}
-    assert told(replace(HEALTHY, nodes=[NODE, cordoned]))["nodes"][1] == "1 of 2 are ready and schedulable"
+    assert told(replace(HEALTHY, nodes=[NODE, cordoned]))["nodes"][1] == "ready and schedulable: 1 of 2"
     assert told(replace(HEALTHY, nodes=[cordoned]))["nodes"][0] == "fail"
     small = {**NODE, "status": {**NODE["status"], "allocatable": {"nvidia.com/gpu": "3"}}}
     assert told(replace(HEALTHY, nodes=[small]))["nvidia.com/gpu"][0] == "fail"

@@ -65,11 +65,11 @@ def test_a_healthy_pipeline_needs_nothing() -> None:
     ("name", "value", "check", "level", "words"),
     [
         ("pipedec_head_degraded", 1.0, "draft", "warn", "without the draft model"),
-        ("pipedec_head_epochs_lost_total", 3.0, "stages", "warn", "3 formations were lost"),
+        ("pipedec_head_epochs_lost_total", 3.0, "stages", "warn", "3 formations lost"),
         ("pipedec_head_epoch_live", 0.0, "stages", "fail", "there is no formation"),
         ("pipedec_head_misses_total", 900.0, "hit rate", "warn", "50% of tokens"),
         ("pipedec_head_plain_token_seconds", 0.04, "speed-up", "warn", "0.8 times as fast"),
-        ("pipedec_num_requests_waiting", 7.0, "queue", "warn", "1 requests run, 7 wait"),
+        ("pipedec_num_requests_waiting", 7.0, "queue", "warn", "requests: 1 running, 7 waiting"),
         ("pipedec_kv_cache_usage_perc", 0.95, "KV slots", "warn", "95% in use"),
         ("pipedec_head_malformed_messages_total", 4.0, "security", "warn", "4 malformed messages"),
         ("pipedec_head_unauthenticated_connections_total", 2.0, "security", "warn", "2 unauthenticated connections"),
@@ -112,7 +112,7 @@ def test_failed_requests_are_counted() -> None:
 
 def test_rates_of_a_few_tokens_are_not_judged() -> None:
     found = told(facts(pipedec_head_hits_total=3.0, pipedec_head_misses_total=9.0))
-    assert found["hit rate"][:2] == ("skip", "only 12 tokens were decided so far")
+    assert found["hit rate"][:2] == ("skip", "only 12 tokens decided so far")
     assert told(facts(policy="none"))["hit rate"][:2] == ("skip", "policy none makes no predictions")
 
 

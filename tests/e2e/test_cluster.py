@@ -225,6 +225,23 @@ def test_a_model_that_is_missing_is_named(space: Namespace, example: Object, tmp
     space.kubectl("delete", "pdd", "missing")
 
 
+def test_a_secret_that_is_missing_is_named_until_it_is_there(space: Namespace, example: Object) -> None:
+    locked = {**example, "metadata": {"name": "locked"}}
+    serving = example["spec"].get("serving", {}) | {"apiKeySecretRef": {"name": "later", "key": "api"}}
+    locked["spec"] = {**example["spec"], "serving": serving, "pipeline": {"stages": 1}}
+    space.apply(locked)
+    eventually(lambda: _ready_reason(space, "locked") == "ContainerConfigError", 120, "the reason")
+    assert "Secret later is missing; create it with the key api" in _draft(space, "locked")["message"]
+    space.kubectl("create", "secret", "generic", "later", "--from-literal=api=a-key")
+    eventually(lambda: _draft(space, "locked").get("reason") != "ContainerConfigError", 120, "the status to follow")
+    space.kubectl("delete", "pdd", "locked")
+
+
+def _draft(space: Namespace, name: str) -> Object:
+    found: Object = space.get("pdd", name)["status"]["drafts"][0]
+    return found
+
+
 def _ready_reason(space: Namespace, name: str) -> str:
     conditions = space.get("pdd", name).get("status", {}).get("conditions", [])
     return next((each["reason"] for each in conditions if each["type"] == "Ready"), "")

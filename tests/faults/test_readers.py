@@ -70,7 +70,7 @@ def test_a_place_is_free_when_its_request_has_ended_read_or_not(service: Service
         engine = engine_of(service, max_requests=1)
         idle = engine.generate(GenerationRequest(PROMPT, 20))
         token = await first_of(idle)
-        with pytest.raises(UnavailableError, match="1 requests are running or waiting"):
+        with pytest.raises(UnavailableError, match="1 request running or waiting"):
             await tokens_of(engine.generate(GenerationRequest(OTHER, LONG)))
         await until_paused(service)
         async with asyncio.timeout(DEADLINE):

@@ -104,7 +104,7 @@ def test_every_registration_is_answered_with_the_newest_epoch() -> None:
         (offer(3), "stage 3 of 3, but the pipeline has stages 0 to 2"),
         (offer(1, slots=0), "stage 1 offers no KV slots"),
         (offer(0, layers=(1, 4)), "stage 0 begins with layer 1, not 0"),
-        (offer(2, layers=(8, 11)), "stage 2 ends before layer 11, but the model has 12 layers"),
+        (offer(2, layers=(8, 11)), "stage 2 ends before layer 11, but the model has 12"),
         (offer(0, layers=(0, 3)), "layers 0-3 of stage 0 and 4-8 of stage 1 do not meet"),
         (offer(2, layers=(7, 12)), "layers 7-12 of stage 2 and 4-8 of stage 1 overlap"),
         (offer(0, width=64), "stage 0 has width 64 in float32, but stage 1 has 32 in float32"),

@@ -58,6 +58,7 @@ def of_operator() -> CollectorRegistry:
     with pytest.raises(ClusterError), metrics.reconciling("shop"):
         raise ClusterError(409, "Conflict", "it was changed")
     metrics.count_call("get", 200)
+    metrics.keep(["shop", "attic"], {"attic": "no Role"})
     metrics.observe(RESOURCE)
     return registry
 

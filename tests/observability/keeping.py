@@ -78,6 +78,7 @@ def keeping(manifest: Object) -> Iterator[str]:
     """Keeps a resource, and gives the address of the operator's metrics."""
     registry = service_registry("operator")
     metrics, health = OperatorMetrics(registry), Health()
+    metrics.keep(["lab", "attic"], {"attic": "no Role"})
     shelf = Shelf(metrics)
     shelf.put(manifest)
     keeper = Keeper(Reconciler(shelf, Setting("stage:1", "draft:1", "9.9.9")), metrics, resync_seconds=1)

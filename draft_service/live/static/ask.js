@@ -1,5 +1,6 @@
 // The prompt box: one streamed chat completion.
 
+import { counted } from "./figures.js";
 import { events } from "./stream.js";
 
 export class Ask {
@@ -67,7 +68,7 @@ export class Ask {
       this.answer.scrollTop = this.answer.scrollHeight;
       if (chunk.usage) {
         const seconds = ((performance.now() - start) / 1000).toFixed(1);
-        this.note.textContent = `${chunk.usage.completion_tokens} tokens in ${seconds} s`;
+        this.note.textContent = `${counted(chunk.usage.completion_tokens, "token")} in ${seconds} s`;
       }
     }
     throw new Error("the connection was closed in the middle of the answer");

@@ -4,6 +4,9 @@ const by = (id) => document.getElementById(id);
 const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)} %`);
 const rate = (value) => (value === null ? "–" : `${value.toFixed(value < 10 ? 1 : 0)} tokens/s`);
 
+// "1 word", "2 words"
+export const counted = (number, noun, plural = `${noun}s`) => `${number} ${number === 1 ? noun : plural}`;
+
 export class Figures {
   constructor() {
     this.sent = []; // rows of the latest batches: [all, useful]
@@ -11,8 +14,8 @@ export class Figures {
   }
 
   about({ model, layers }) {
-    by("model").textContent = `${model} in ${layers.length} stages`;
-    by("stages").textContent = layers.length === 1 ? "one stage" : `${layers.length} stages`;
+    by("model").textContent = `${model} in ${counted(layers.length, "stage")}`;
+    by("stages").textContent = counted(layers.length, "stage");
     by("plain-busy").textContent = percent(1 / layers.length);
     document.title = `${model} · PipeDec, live`;
   }

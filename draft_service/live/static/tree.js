@@ -1,5 +1,7 @@
 // The prediction tree as a drawing that follows the frames: nodes keep their elements, so that they move and fade.
 
+import { counted } from "./figures.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const ROW = 25;
 const TOP = 34;
@@ -134,5 +136,6 @@ function shortened(text) {
 
 function describe(tree) {
   const depth = Math.max(0, ...tree.nodes.map((node) => node[2] - tree.position));
-  return `${tree.output} words decided; ${tree.nodes.length + tree.hidden} guesses in the pipeline, up to ${depth} words ahead`;
+  const guesses = counted(tree.nodes.length + tree.hidden, "guess", "guesses");
+  return `${counted(tree.output, "word")} decided; ${guesses} in the pipeline, up to ${counted(depth, "word")} ahead`;
 }

@@ -47,6 +47,13 @@ API_CALLS = families.counter(
     verb="verbs of the Kubernetes API",
     code="HTTP status codes, and 0",
 )
+NAMESPACE_KEPT = families.gauge(
+    "pipedec_operator_namespace_kept",
+    "1",
+    "1 for each namespace that is kept of those that the operator is limited to, 0 for those where it has no Role.",
+    "pipedec_operator_namespace_kept == 0",
+    namespace="namespaces of `watchNamespaces`; none where all are kept",
+)
 QUEUE_DEPTH = families.gauge(
     "pipedec_operator_queue_depth", "resources", "Resources that wait for a pass.", "pipedec_operator_queue_depth"
 )
