@@ -13,7 +13,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from draft_service.backlog import Backlog
-from draft_service.drafting import Drafting, DraftRun
+from draft_service.draft.batches import DraftBatches, DraftRun
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
 from draft_service.sequence import Budget, Sequence, Waiting
 from draft_service.slot_pool import SlotPool
@@ -53,7 +53,7 @@ class Scheduler:
         self._failed: list[tuple[int, PipeDecError]] = []
         self._admitted: list[Sequence] = []
         self._next_id = 0
-        self._drafting = Drafting(policy, self.counts, grammars, limits.prefill_chunk, limits.max_rows)
+        self._draft_batches = DraftBatches(policy, self.counts, grammars, limits.prefill_chunk, limits.max_rows)
         self._reset_pipeline(num_slots=1)
 
     # -- life of requests and epochs ----------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class Scheduler:
         self.running.clear()
         self.epoch = epoch
         self._reset_pipeline(num_slots)
-        self._drafting.reset()
+        self._draft_batches.reset()
 
     def stop_epoch(self) -> None:
         """The formation is lost. Requests stay as they are until `start_epoch`, but for one that must be the cause."""
@@ -124,7 +124,7 @@ class Scheduler:
 
     def _on_free(self, slots: Seq[int]) -> None:
         if self.limits.poison:
-            for ops in (self._ops, self._drafting.ops):
+            for ops in (self._ops, self._draft_batches.ops):
                 ops.append(Poison(tuple(slots)))
 
     # -- the pipeline -------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ class Scheduler:
 
     def _is_held(self, sequence: Sequence) -> bool:
         """Whether the cursor waits for its tree; not where the draft model is gone, or has no slots to go on."""
-        drafting = self._drafting.busy or self._slots.num_free > self._reserved
+        drafting = self._draft_batches.busy or self._slots.num_free > self._reserved
         held = drafting and self.policy.holds(sequence.tree)
         return held and self.draft_available and sequence.is_predictable
 
@@ -242,7 +242,7 @@ class Scheduler:
         prefilling = {op.request for op in self._ops if isinstance(op, Prefill)}
         able = (s for s in self.running.values() if s.tree.root.sent and s.is_predictable and s.id not in prefilling)
         by_tree = {id(sequence.tree): sequence for sequence in able}
-        self._drafting.recall(by_tree.values())
+        self._draft_batches.recall(by_tree.values())
         for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
             if len(rows) >= self.limits.max_rows or not self._take_slot(sequence := by_tree[id(tree)], node):
                 break
@@ -336,7 +336,7 @@ class Scheduler:
         self._bury(sequence, sequence.tree.root.subtree())
         self._slots.free(sequence.node_slots())
         self._slots.release(sequence.holding, sequence.tokens[:-1], computed, sequence.draft.committed)
-        for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._drafting.ops)):
+        for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._draft_batches.ops)):
             if channel.opened:
                 ops.append(Close(sequence.id))
 
@@ -360,15 +360,15 @@ class Scheduler:
     @property
     def draft_available(self) -> bool:
         """Whether the draft model predicts."""
-        return self._drafting.available
+        return self._draft_batches.available
 
     def lose_draft(self) -> None:
         """Go on without the draft model until `restore_draft`."""
-        self._drafting.lose()
+        self._draft_batches.lose()
 
     def restore_draft(self) -> None:
         """The draft model is back, with empty KV."""
-        self._drafting.restore(self.running.values())
+        self._draft_batches.restore(self.running.values())
         self._slots.forget_draft()
 
     def compose_draft(self) -> DraftRun | None:
@@ -379,14 +379,14 @@ class Scheduler:
         behind = [sequence for sequence in self.running.values() if sequence.draft.committed < sequence.num_given]
         for sequence in behind:
             sequence.notice(self._slots)
-        run = self._drafting.compose(self.running.values(), self._take_slot)
+        run = self._draft_batches.compose(self.running.values(), self._take_slot)
         for sequence in behind:
             self._slots.note_drafted(sequence.holding, sequence.draft.committed)
         return run
 
     def on_proposals(self, epoch: int, proposals: Proposals) -> None:
         """The draft model's answer to the run of `compose_draft`, row by row; an old epoch's changes nothing."""
-        self._drafting.answered(epoch, proposals)
+        self._draft_batches.answered(epoch, proposals)
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where an invariant is broken. For tests, and for a service that is idle."""

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.local import build_stages
 from benchmarks.simulation import Simulation
+from draft_service.draft.guidance import UNGUIDED, Guides
 from draft_service.generation import GenerationRequest
-from draft_service.guidance import UNGUIDED, Guides
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.model.grammar import Grammars, json_grammar, regex_grammar
 from pipedec.policy import PolicyName, make_policy
