@@ -7,7 +7,6 @@ It is the only owner of KV slots and of prediction trees.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Set
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from draft_service.backlog import Backlog
 from draft_service.draft.batches import DraftBatches, DraftRun
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
+from draft_service.in_flight import InFlight
 from draft_service.sequence import Budget, Sequence, Waiting
 from draft_service.slot_pool import SlotPool
 from pipedec.errors import PipeDecError, UnfinishableError
@@ -96,8 +96,7 @@ class Scheduler:
     def stop_epoch(self) -> None:
         """The formation is lost. Requests stay as they are until `start_epoch`, but for one that must be the cause."""
         self.epoch = None
-        caught = frozenset[int]().union(*self._in_flight)
-        self._in_flight.clear()
+        caught = self._in_flight.lose()
         for sequence in [s for s in self.running.values() if s.key in caught]:
             sequence.meet_loss(alone=len(caught) == 1)
             if sequence.suspicion.is_guilty:
@@ -115,12 +114,9 @@ class Scheduler:
 
     def _reset_pipeline(self, num_slots: int) -> None:
         self._slots = SlotPool(num_slots, self.limits.prefix_cache, self._on_free)
-        self._step = 0  # of the next batch
-        self._started = -1  # the newest step whose successor stage 0 wants
-        self._in_flight: deque[frozenset[int]] = deque()  # keys of the requests in each batch, oldest first
+        self._in_flight = InFlight(self.limits.stages)
         self._reserved = 0  # slots that predictions leave free
         self._ops: list[Op] = []
-        self._dead: list[tuple[int, int]] = []
 
     def _on_free(self, slots: Seq[int]) -> None:
         if self.limits.poison:
@@ -145,10 +141,10 @@ class Scheduler:
 
     def compose(self) -> Batch | None:
         """The next batch, or None while there is nothing to send or no credit to send it."""
-        if self.epoch is None or self.in_flight > self.limits.stages:
+        if self.epoch is None or not self._in_flight.has_credit:
             return None
-        if self._started < self._step - 1 and not self._all_dead():
-            return None  # a batch would only grow stale in stage 0's queue
+        if not self._in_flight.is_awaited and not self._all_dead():
+            return None
         self._admit()
         self._reserved = self._reserve()
         self._catch_up_target()
@@ -161,10 +157,9 @@ class Scheduler:
         carried = {self.running[row.request] for row in rows}
         self._count(prefilled, certain, predicted, carried)
         carried |= {self.running[op.request] for op in self._ops if isinstance(op, Prefill)}
-        batch = Batch(self.epoch, self._step, tuple(self._ops), Rows.of(rows))
+        batch = Batch(self.epoch, self._in_flight.step, tuple(self._ops), Rows.of(rows))
         self._ops = []
-        self._step += 1
-        self._in_flight.append(frozenset(sequence.key for sequence in carried))
+        self._in_flight.sent(sequence.key for sequence in carried)
         for sequence in carried:
             if sequence.share(self._slots):
                 self.counts.prompt(len(sequence.request.prompt) - 1, sequence.statistics.reused)
@@ -272,14 +267,14 @@ class Scheduler:
             counts.tree_depth.add(sequence.deepest - sequence.tree.root.position)
 
     def on_started(self, step: int) -> None:
-        """Stage 0 will soon want the batch after `step`: until then a batch composed would only grow stale."""
-        self._started = max(self._started, step)
+        """Stage 0 will soon want the batch after `step`."""
+        self._in_flight.started(step)
 
     def on_verdict(self, verdict: Verdict) -> list[Output]:
         """Tokens were decided: advance, prune, free. A verdict of another epoch changes nothing."""
         if verdict.epoch != self.epoch:
             return []
-        self._in_flight.popleft()
+        self._in_flight.answered()
         outputs: list[Output] = []
         for decision in verdict.decisions:
             logprobs: Seq[TokenLogprobs | None] = decision.logprobs or [None] * len(decision.tokens)
@@ -343,17 +338,12 @@ class Scheduler:
     def _bury(self, sequence: Sequence, nodes: Iterable[Node]) -> None:
         """Stages need not compute these nodes any more; what was sent of them is waste, but for a cursor."""
         sent = [node for node in nodes if node.sent]
-        self._dead += [(sequence.id, node.id) for node in sent]
+        self._in_flight.bury([(sequence.id, node.id) for node in sent])
         self.counts.wasted_rows += len(sent) - (sequence.tree.root in sent)
 
     def take_cancel(self) -> Cancel | None:
         """What died in the pipeline since the last call, for the stages to skip."""
-        if not self._dead or not self._in_flight or self.epoch is None:
-            self._dead.clear()
-            return None
-        cancel = Cancel(self.epoch, self._step - 1, tuple(self._dead))
-        self._dead = []
-        return cancel
+        return None if self.epoch is None else self._in_flight.take_cancel(self.epoch)
 
     # -- the draft model ----------------------------------------------------------------------------------------
 
