@@ -22,7 +22,7 @@ from draft_service.scheduler import Output, Scheduler
 from draft_service.status import HeadStatus
 from draft_service.transit import Patience, Transit
 from pipedec.cost import StepCost
-from pipedec.errors import PipeDecError, ProtocolError, UnavailableError
+from pipedec.errors import PipeDecError, ProtocolError, RequestError, UnavailableError
 from pipedec.health import Health
 from pipedec.logs import fields
 from pipedec.metrics.head import HeadState
@@ -279,7 +279,8 @@ class Head:
     def _work(self) -> None:
         """Say what failed, and send what can be sent: cancellations, the next batch, the draft model's next run."""
         for key, error in self._scheduler.take_failed():
-            _log.error("request given up", extra=fields(key=key, epoch=self._scheduler.epoch, reason=error))
+            level = logging.WARNING if isinstance(error, RequestError) else logging.ERROR
+            _log.log(level, "request given up", extra=fields(key=key, epoch=self._scheduler.epoch, reason=error))
             self._fail(error, key)
             if key == WARM_UP:  # nobody waits for it, and it is tried again in the next epoch alone
                 self.status = replace(self.status, reason=f"the warm-up failed: {error}")

@@ -17,7 +17,7 @@ from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
 from draft_service.in_flight import InFlight
 from draft_service.sequence import Budget, Sequence, Waiting
 from draft_service.slot_pool import SlotPool
-from pipedec.errors import PipeDecError, UnfinishableError
+from pipedec.errors import PipeDecError, RequestError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
 from pipedec.model.grammar import Grammars
 from pipedec.policy import Policy
@@ -283,8 +283,11 @@ class Scheduler:
                 if sequence is None:  # finished or aborted while this was in flight
                     break
                 outputs.append((sequence.key, self._decide(sequence, token, logprob)))
-            if decision.failure and (failed := self.running.get(decision.request)) is not None:
-                self._doubt(failed, decision.failure)
+            if (stuck := self.running.get(decision.request)) is not None:
+                if decision.failure:
+                    self._doubt(stuck, decision.failure)
+                elif decision.refusal:
+                    self._refuse(stuck, decision.refusal)
         return outputs
 
     def _doubt(self, sequence: Sequence, reason: str) -> None:
@@ -295,6 +298,11 @@ class Scheduler:
             return self._fail(sequence, reason)
         sequence.suspicion.forswear()
         self._put_back(sequence, keep=False)
+
+    def _refuse(self, sequence: Sequence, reason: str) -> None:
+        """What it demands of its answer leaves no token to choose, after these tokens always."""
+        self._release(sequence)
+        self._failed.append((sequence.key, RequestError(reason, code="unfinishable")))
 
     def _decide(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenEvent:
         self.policy.observe(sequence.tree.root, token)
