@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.recording import Recorder, Transcript, load, save
 from benchmarks.replayed_draft import ReplayedDraft, agreement, noise_level
-from draft_service.drafter import Proposer
+from draft_service.draft.drafter import Proposer
 from pipedec.config import model_cache
 from pipedec.errors import PipeDecError
 from pipedec.models import resolve

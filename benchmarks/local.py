@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from draft_service.drafter import Adjust, Drafter
+from draft_service.draft.drafter import Adjust, Drafter
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.grammar import Grammars

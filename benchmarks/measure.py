@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.recording import Transcript
 from benchmarks.replay import ReplayStage
 from benchmarks.simulation import Generated, Simulation, Timing
-from draft_service.drafter import Proposer
+from draft_service.draft.drafter import Proposer
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.errors import PipeDecError

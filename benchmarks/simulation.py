@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from draft_service.drafter import Proposer
+from draft_service.draft.drafter import Proposer
 from draft_service.generation import GenerationRequest, RequestStatistics
 from draft_service.scheduler import Scheduler
 from pipedec.proposals import Proposals

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.random_spans import weight_bytes
-from draft_service.drafter import Drafter
+from draft_service.draft.drafter import Drafter
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.span import Span

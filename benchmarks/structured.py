@@ -26,7 +26,7 @@ from benchmarks.local import build_drafter, build_stages
 from benchmarks.simulation import Simulation
 from benchmarks.speedup import numbers
 from draft_service.api.structure import StructuredOutputs, source_of
-from draft_service.drafter import Drafter
+from draft_service.draft.drafter import Drafter
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.text import Tokenizer, load_tokenizer

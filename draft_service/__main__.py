@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-if __name__ == "__main__":  # process 1 has no default, and what follows takes seconds
+if __name__ == "__main__":  # process 1 has no default, and to import and to load takes seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 import asyncio
@@ -62,7 +62,6 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
 def main() -> int:
     config = DraftConfig.from_env()
     configure_draft(config)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading
     models = load_models(config)
     collect_rarely()
     asyncio.run(run(config, models))

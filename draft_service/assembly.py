@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from draft_service.api import create_app
 from draft_service.api.app import MIN_BODY_LIMIT
 from draft_service.api.key_file import KeyFile
-from draft_service.drafter import Drafter, Proposer
+from draft_service.draft.drafter import Drafter, Proposer
 from draft_service.engine import PipelineEngine
 from draft_service.formation import Members
 from draft_service.generation import EngineInfo

@@ -97,4 +97,5 @@ class Engine(Protocol):
         """Why not, for a person; empty when ready."""
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
-        """Events of one request, in order. Raises `UnavailableError` when it cannot be taken or finished."""
+        """Events of one request, in order. Raises `UnavailableError` when it cannot be taken or finished now,
+        `UnfinishableError` when it never can, and `RequestError` when what it demands cannot be met."""

@@ -12,17 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from draft_service.drafter import Proposer
+from draft_service.draft.drafter import Proposer
+from draft_service.draft.supervisor import DraftSupervisor
 from draft_service.formation import Action, EpochBegun, EpochLive, EpochLost, Members, Send
 from draft_service.generation import GenerationRequest
 from draft_service.journal import Journal
 from draft_service.live.tap import Tap
 from draft_service.scheduler import Output, Scheduler
-from draft_service.speculation import Speculation
 from draft_service.status import HeadStatus
 from draft_service.transit import Patience, Transit
 from pipedec.cost import StepCost
-from pipedec.errors import PipeDecError, ProtocolError, UnavailableError
+from pipedec.errors import PipeDecError, ProtocolError, RequestError, UnavailableError
 from pipedec.health import Health
 from pipedec.logs import fields
 from pipedec.metrics.head import HeadState
@@ -75,9 +75,9 @@ class Head:
         self._cost = cost
         self._notes: deque[Callable[[], None]] = deque()
         self._wakeup = Wakeup()
-        self._speculation: Speculation | None = None
+        self._draft: DraftSupervisor | None = None
         if draft is not None:
-            self._speculation = Speculation(draft, scheduler, self._note, draft_patience, draft_cost)
+            self._draft = DraftSupervisor(draft, scheduler, self._note, draft_patience, draft_cost)
         self._transit = Transit(patience or Patience(*PATIENCE_SECONDS), scheduler.counts.round_trip)
         self._sender: DataSender | None = None
         self._poller = Poller(links.control, links.verdicts, self._wakeup)
@@ -159,8 +159,8 @@ class Head:
             raise
         finally:
             self.status = replace(self.status, ready=False, ever_ready=False, reason="stopped")
-            if self._speculation is not None:
-                self._speculation.close()
+            if self._draft is not None:
+                self._draft.close()
             self._wakeup.close()
 
     def _turn(self) -> None:
@@ -184,9 +184,9 @@ class Head:
             where = self._members.whereabouts(step)
             self._act(self._members.abandon(f"step {step} has not come back for {seconds:.0f} s; {where}", now))
         self._rejected = self._links.control.rejected + self._links.verdicts.rejected
-        if self._speculation is not None:
-            self._speculation.tick(now)
-            self.status = replace(self.status, degraded=self._speculation.degraded)
+        if self._draft is not None:
+            self._draft.tick(now)
+            self.status = replace(self.status, degraded=self._draft.degraded)
         if not self._members.live:
             waiting, missing = self._members.waiting_for(now), self._members.missing(now)
             self.status = replace(self.status, ready=False, reason=waiting, missing=missing)
@@ -267,8 +267,8 @@ class Head:
         _log.info("epoch live", extra=fields(epoch=epoch, stages=self._members.stages, slots=slots))
         self._scheduler.start_epoch(epoch, slots)
         self.tap.live(time.monotonic())
-        if self._speculation is not None:
-            self._speculation.begin(slots)
+        if self._draft is not None:
+            self._draft.begin(slots)
         ready = self.status.ever_ready
         self.status = replace(self.status, epoch=epoch, ready=ready, reason="warming up", missing=())
         if not self.status.ever_ready:
@@ -279,7 +279,8 @@ class Head:
     def _work(self) -> None:
         """Say what failed, and send what can be sent: cancellations, the next batch, the draft model's next run."""
         for key, error in self._scheduler.take_failed():
-            _log.error("request given up", extra=fields(key=key, epoch=self._scheduler.epoch, reason=error))
+            level = logging.WARNING if isinstance(error, RequestError) else logging.ERROR
+            _log.log(level, "request given up", extra=fields(key=key, epoch=self._scheduler.epoch, reason=error))
             self._fail(error, key)
             if key == WARM_UP:  # nobody waits for it, and it is tried again in the next epoch alone
                 self.status = replace(self.status, reason=f"the warm-up failed: {error}")
@@ -295,8 +296,8 @@ class Head:
                     self.tap.add(now, batch)
             else:
                 self._act(self._members.abandon("stage 0 does not take batches", time.monotonic()))
-        if self._speculation is not None:
-            self._speculation.work()
+        if self._draft is not None:
+            self._draft.work()
 
     def _admit(self, step: int) -> None:
         now = time.monotonic()

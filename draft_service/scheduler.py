@@ -7,17 +7,17 @@ It is the only owner of KV slots and of prediction trees.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Set
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from draft_service.backlog import Backlog
-from draft_service.drafting import Drafting, DraftRun
+from draft_service.draft.batches import DraftBatches, DraftRun
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
+from draft_service.in_flight import InFlight
 from draft_service.sequence import Budget, Sequence, Waiting
 from draft_service.slot_pool import SlotPool
-from pipedec.errors import PipeDecError, UnfinishableError
+from pipedec.errors import PipeDecError, RequestError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
 from pipedec.model.grammar import Grammars
 from pipedec.policy import Policy
@@ -53,7 +53,7 @@ class Scheduler:
         self._failed: list[tuple[int, PipeDecError]] = []
         self._admitted: list[Sequence] = []
         self._next_id = 0
-        self._drafting = Drafting(policy, self.counts, grammars, limits.prefill_chunk, limits.max_rows)
+        self._draft_batches = DraftBatches(policy, self.counts, grammars, limits.prefill_chunk, limits.max_rows)
         self._reset_pipeline(num_slots=1)
 
     # -- life of requests and epochs ----------------------------------------------------------------------------
@@ -91,13 +91,12 @@ class Scheduler:
         self.running.clear()
         self.epoch = epoch
         self._reset_pipeline(num_slots)
-        self._drafting.reset()
+        self._draft_batches.reset()
 
     def stop_epoch(self) -> None:
         """The formation is lost. Requests stay as they are until `start_epoch`, but for one that must be the cause."""
         self.epoch = None
-        caught = frozenset[int]().union(*self._in_flight)
-        self._in_flight.clear()
+        caught = self._in_flight.lose()
         for sequence in [s for s in self.running.values() if s.key in caught]:
             sequence.meet_loss(alone=len(caught) == 1)
             if sequence.suspicion.is_guilty:
@@ -115,16 +114,13 @@ class Scheduler:
 
     def _reset_pipeline(self, num_slots: int) -> None:
         self._slots = SlotPool(num_slots, self.limits.prefix_cache, self._on_free)
-        self._step = 0  # of the next batch
-        self._started = -1  # the newest step whose successor stage 0 wants
-        self._in_flight: deque[frozenset[int]] = deque()  # keys of the requests in each batch, oldest first
+        self._in_flight = InFlight(self.limits.stages)
         self._reserved = 0  # slots that predictions leave free
         self._ops: list[Op] = []
-        self._dead: list[tuple[int, int]] = []
 
     def _on_free(self, slots: Seq[int]) -> None:
         if self.limits.poison:
-            for ops in (self._ops, self._drafting.ops):
+            for ops in (self._ops, self._draft_batches.ops):
                 ops.append(Poison(tuple(slots)))
 
     # -- the pipeline -------------------------------------------------------------------------------------------
@@ -145,10 +141,10 @@ class Scheduler:
 
     def compose(self) -> Batch | None:
         """The next batch, or None while there is nothing to send or no credit to send it."""
-        if self.epoch is None or self.in_flight > self.limits.stages:
+        if self.epoch is None or not self._in_flight.has_credit:
             return None
-        if self._started < self._step - 1 and not self._all_dead():
-            return None  # a batch would only grow stale in stage 0's queue
+        if not self._in_flight.is_awaited and not self._all_dead():
+            return None
         self._admit()
         self._reserved = self._reserve()
         self._catch_up_target()
@@ -161,10 +157,9 @@ class Scheduler:
         carried = {self.running[row.request] for row in rows}
         self._count(prefilled, certain, predicted, carried)
         carried |= {self.running[op.request] for op in self._ops if isinstance(op, Prefill)}
-        batch = Batch(self.epoch, self._step, tuple(self._ops), Rows.of(rows))
+        batch = Batch(self.epoch, self._in_flight.step, tuple(self._ops), Rows.of(rows))
         self._ops = []
-        self._step += 1
-        self._in_flight.append(frozenset(sequence.key for sequence in carried))
+        self._in_flight.sent(sequence.key for sequence in carried)
         for sequence in carried:
             if sequence.share(self._slots):
                 self.counts.prompt(len(sequence.request.prompt) - 1, sequence.statistics.reused)
@@ -232,7 +227,7 @@ class Scheduler:
 
     def _is_held(self, sequence: Sequence) -> bool:
         """Whether the cursor waits for its tree; not where the draft model is gone, or has no slots to go on."""
-        drafting = self._drafting.busy or self._slots.num_free > self._reserved
+        drafting = self._draft_batches.busy or self._slots.num_free > self._reserved
         held = drafting and self.policy.holds(sequence.tree)
         return held and self.draft_available and sequence.is_predictable
 
@@ -242,7 +237,7 @@ class Scheduler:
         prefilling = {op.request for op in self._ops if isinstance(op, Prefill)}
         able = (s for s in self.running.values() if s.tree.root.sent and s.is_predictable and s.id not in prefilling)
         by_tree = {id(sequence.tree): sequence for sequence in able}
-        self._drafting.recall(by_tree.values())
+        self._draft_batches.recall(by_tree.values())
         for tree, node in self.policy.to_send([s.tree for s in by_tree.values()]):
             if len(rows) >= self.limits.max_rows or not self._take_slot(sequence := by_tree[id(tree)], node):
                 break
@@ -272,14 +267,14 @@ class Scheduler:
             counts.tree_depth.add(sequence.deepest - sequence.tree.root.position)
 
     def on_started(self, step: int) -> None:
-        """Stage 0 will soon want the batch after `step`: until then a batch composed would only grow stale."""
-        self._started = max(self._started, step)
+        """Stage 0 will soon want the batch after `step`."""
+        self._in_flight.started(step)
 
     def on_verdict(self, verdict: Verdict) -> list[Output]:
         """Tokens were decided: advance, prune, free. A verdict of another epoch changes nothing."""
         if verdict.epoch != self.epoch:
             return []
-        self._in_flight.popleft()
+        self._in_flight.answered()
         outputs: list[Output] = []
         for decision in verdict.decisions:
             logprobs: Seq[TokenLogprobs | None] = decision.logprobs or [None] * len(decision.tokens)
@@ -288,8 +283,11 @@ class Scheduler:
                 if sequence is None:  # finished or aborted while this was in flight
                     break
                 outputs.append((sequence.key, self._decide(sequence, token, logprob)))
-            if decision.failure and (failed := self.running.get(decision.request)) is not None:
-                self._doubt(failed, decision.failure)
+            if (stuck := self.running.get(decision.request)) is not None:
+                if decision.failure:
+                    self._doubt(stuck, decision.failure)
+                elif decision.refusal:
+                    self._refuse(stuck, decision.refusal)
         return outputs
 
     def _doubt(self, sequence: Sequence, reason: str) -> None:
@@ -300,6 +298,11 @@ class Scheduler:
             return self._fail(sequence, reason)
         sequence.suspicion.forswear()
         self._put_back(sequence, keep=False)
+
+    def _refuse(self, sequence: Sequence, reason: str) -> None:
+        """What it demands of its answer leaves no token to choose, after these tokens always."""
+        self._release(sequence)
+        self._failed.append((sequence.key, RequestError(reason, code="unfinishable")))
 
     def _decide(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> TokenEvent:
         self.policy.observe(sequence.tree.root, token)
@@ -336,39 +339,34 @@ class Scheduler:
         self._bury(sequence, sequence.tree.root.subtree())
         self._slots.free(sequence.node_slots())
         self._slots.release(sequence.holding, sequence.tokens[:-1], computed, sequence.draft.committed)
-        for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._drafting.ops)):
+        for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._draft_batches.ops)):
             if channel.opened:
                 ops.append(Close(sequence.id))
 
     def _bury(self, sequence: Sequence, nodes: Iterable[Node]) -> None:
         """Stages need not compute these nodes any more; what was sent of them is waste, but for a cursor."""
         sent = [node for node in nodes if node.sent]
-        self._dead += [(sequence.id, node.id) for node in sent]
+        self._in_flight.bury([(sequence.id, node.id) for node in sent])
         self.counts.wasted_rows += len(sent) - (sequence.tree.root in sent)
 
     def take_cancel(self) -> Cancel | None:
         """What died in the pipeline since the last call, for the stages to skip."""
-        if not self._dead or not self._in_flight or self.epoch is None:
-            self._dead.clear()
-            return None
-        cancel = Cancel(self.epoch, self._step - 1, tuple(self._dead))
-        self._dead = []
-        return cancel
+        return None if self.epoch is None else self._in_flight.take_cancel(self.epoch)
 
     # -- the draft model ----------------------------------------------------------------------------------------
 
     @property
     def draft_available(self) -> bool:
         """Whether the draft model predicts."""
-        return self._drafting.available
+        return self._draft_batches.available
 
     def lose_draft(self) -> None:
         """Go on without the draft model until `restore_draft`."""
-        self._drafting.lose()
+        self._draft_batches.lose()
 
     def restore_draft(self) -> None:
         """The draft model is back, with empty KV."""
-        self._drafting.restore(self.running.values())
+        self._draft_batches.restore(self.running.values())
         self._slots.forget_draft()
 
     def compose_draft(self) -> DraftRun | None:
@@ -379,14 +377,14 @@ class Scheduler:
         behind = [sequence for sequence in self.running.values() if sequence.draft.committed < sequence.num_given]
         for sequence in behind:
             sequence.notice(self._slots)
-        run = self._drafting.compose(self.running.values(), self._take_slot)
+        run = self._draft_batches.compose(self.running.values(), self._take_slot)
         for sequence in behind:
             self._slots.note_drafted(sequence.holding, sequence.draft.committed)
         return run
 
     def on_proposals(self, epoch: int, proposals: Proposals) -> None:
         """The draft model's answer to the run of `compose_draft`, row by row; an old epoch's changes nothing."""
-        self._drafting.answered(epoch, proposals)
+        self._draft_batches.answered(epoch, proposals)
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where an invariant is broken. For tests, and for a service that is idle."""

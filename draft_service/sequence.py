@@ -101,7 +101,6 @@ class Sequence:
         self.key = entry.key  # of the client's request
         self.request, self.output = entry.request, entry.output
         self.statistics, self.suspicion = entry.statistics, entry.suspicion
-        self._num_known = len(entry.output)  # output tokens at the start
         self.tokens = [*self.request.prompt, *self.output]
         self.text = Recall(self.tokens)
         self.matcher: Matcher | None = None  # of its grammar, once `Guidance` has looked at it
@@ -251,7 +250,7 @@ class Sequence:
 
     def meet_loss(self, *, alone: bool) -> None:
         """The epoch was lost with rows of this sequence in flight; `alone`: with those of no other."""
-        self.suspicion.lose(len(self.output), since_start=len(self.output) - self._num_known, alone=alone)
+        self.suspicion.lose(len(self.output), since_start=self.num_prefill - self.num_given, alone=alone)
 
     def suspended(self) -> Waiting:
         """What it needs to be started again, later or in another epoch."""

@@ -8,15 +8,15 @@ counted in bins of their log-probability: how many were expected to come true, a
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 
 import numpy as np
 import numpy.typing as npt
 
 from pipedec.proposals import Children
 
-EDGES = (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.5, -2.0, -1.5, -1.0, -0.7, -0.4, -0.2, -0.1, -0.05, -0.02)
-_EDGES = np.array(EDGES)
+EDGES = np.array(
+    (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.5, -2.0, -1.5, -1.0, -0.7, -0.4, -0.2, -0.1, -0.05, -0.02)
+)  # between bins
 TRUST = 4.0  # how many proposals that came true weigh as much as the draft's own word
 
 
@@ -30,8 +30,8 @@ class Calibration:
 
     def observe(self, proposals: Children, token: int) -> None:
         """The target decided `token` where the draft had proposed these."""
-        for proposed, logprob in proposals:
-            index = bisect_right(EDGES, logprob)
+        bins = _bins([logprob for _, logprob in proposals]).tolist()
+        for (proposed, logprob), index in zip(proposals, bins, strict=True):
             self._expected[index] += math.exp(logprob)
             self._observed[index] += proposed == token
             ratio = (self._observed[index] + TRUST) / (self._expected[index] + TRUST)
@@ -39,4 +39,8 @@ class Calibration:
 
     def __call__(self, logprobs: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """The calibrated log-probabilities, of the same shape. Likelier proposals may have become less likely ones."""
-        return np.minimum(0.0, logprobs + self._shift[_EDGES.searchsorted(logprobs, side="right")])
+        return np.minimum(0.0, logprobs + self._shift[_bins(logprobs)])
+
+
+def _bins(logprobs: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    return EDGES.searchsorted(logprobs, side="right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-if __name__ == "__main__":  # process 1 has no default, and what follows takes seconds
+if __name__ == "__main__":  # process 1 has no default, and to import and to load takes seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 import logging
@@ -31,7 +31,6 @@ def main(adapt: Callable[[LoadedStage], LoadedStage] = lambda stage: stage) -> i
     """Serve until SIGTERM. `adapt` may put another worker in the place of the one that was loaded."""
     config = StageConfig.from_env()
     configure_stage(config)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while loading; the loop then ends after its step
     health, registry = Health(), service_registry("stage")
     metrics = StageMetrics(registry, config.stage)
     with HealthServer(config.bind_host, config.metrics_port, health, registry) as server:
@@ -42,7 +41,7 @@ def main(adapt: Callable[[LoadedStage], LoadedStage] = lambda stage: stage) -> i
         with Transport.open(config.keys_dir) as transport:
             loop = assemble(config, stage, transport, metrics, health)
             collect_rarely()
-            signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+            signal.signal(signal.SIGTERM, lambda *_: loop.stop())  # after its step
             loop.run()
     _log.info("stopped")
     return 0

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pipedec.errors import ModelError, ProtocolError
+from pipedec.errors import ModelError, ProtocolError, RequestError
 from pipedec.model.grammar import Grammars, Matcher
-from pipedec.model.sampling import Choice, History, Wanted, choose
+from pipedec.model.sampling import Choice, Chosen, History, Wanted, choose
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill, Reuse
 
@@ -57,8 +57,8 @@ class Verifier:
         self._tracked.clear()
 
     def verify(self, batch: Batch, hidden: torch.Tensor, present: dict[int, int], head: LMHead) -> tuple[Decision, ...]:
-        """Tokens that this batch decides. A request whose logits are not numbers fails, or whose grammar does; the
-        others do not care. Raises `ProtocolError` for a request that cannot be.
+        """Tokens that this batch decides. A request whose logits are not numbers fails, one whose grammar can be
+        followed no further is refused; the others do not care. Raises `ProtocolError` for a request that cannot be.
 
         hidden: [activation rows present, width], the last layer's output; present: tree row -> its index in `hidden`;
         head: applied to the rows that matter, which are few (one per request and accepted token), or to all at once.
@@ -118,9 +118,12 @@ class Verifier:
     def _decide(self, before: Decision, choice: Choice) -> Decision:
         """`before`, and what the cursor decides: a token, or that there is none."""
         tracked = self._tracked[before.request]
-        if isinstance(choice, ModelError):
-            tracked.expected = NO_TOKEN
-            return replace(before, failure=str(choice))
-        tracked.expected = choice.token
-        scored = before.logprobs if choice.logprobs is None else (*before.logprobs, choice.logprobs)
-        return replace(before, tokens=(*before.tokens, choice.token), logprobs=scored)
+        tracked.expected = choice.token if isinstance(choice, Chosen) else NO_TOKEN
+        match choice:
+            case Chosen(token, logprobs):
+                scored = before.logprobs if logprobs is None else (*before.logprobs, logprobs)
+                return replace(before, tokens=(*before.tokens, token), logprobs=scored)
+            case ModelError():
+                return replace(before, failure=str(choice))
+            case RequestError():
+                return replace(before, refusal=str(choice))

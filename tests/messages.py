@@ -75,7 +75,7 @@ batches = st.builds(Batch, counts, counts, st.lists(ops, max_size=4).map(tuple),
 def decisions(draw: st.DrawFn) -> Decision:
     tokens = draw(id_lists)
     entries = [draw(st.builds(TokenLogprobs, numbers, weights)) for _ in tokens]
-    return Decision(draw(ids), tokens, tuple(entries) if draw(st.booleans()) else (), draw(texts))
+    return Decision(draw(ids), tokens, tuple(entries) if draw(st.booleans()) else (), draw(texts), draw(texts))
 
 
 spans = st.tuples(ids, ids).filter(lambda span: span[0] < span[1])

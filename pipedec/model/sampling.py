@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 
-from pipedec.errors import ModelError, ProtocolError
+from pipedec.errors import ModelError, ProtocolError, RequestError
 from pipedec.model.grammar import Matcher
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import TokenLogprobs
@@ -83,13 +83,14 @@ class Chosen(NamedTuple):
     logprobs: TokenLogprobs | None
 
 
-Choice: TypeAlias = Chosen | ModelError
+Choice: TypeAlias = Chosen | ModelError | RequestError
 
 
 @torch.inference_mode()
 def choose(logits: torch.Tensor, wanted: Sequence[Wanted]) -> list[Choice]:
-    """A token for each of the float32 logits [rows, V] of the rows before them, or what is wrong: logits that are not
-    numbers, or no token that is left to choose. A GPU is waited for once, for all rows."""
+    """A token for each of the float32 logits [rows, V] of the rows before them, or what is wrong: a `ModelError` where
+    the logits are not numbers, a `RequestError` where what the request demands leaves no token to choose. A GPU is
+    waited for once, for all rows."""
     allowed = _allowed(wanted, logits.device)
     best = logits.max(-1)  # the first of equals
     tops, values, tokens = (part.double() for part in (best.values, best.values, best.indices))
@@ -125,10 +126,10 @@ def _choice(logits: torch.Tensor, wanted: Wanted, top: float, value: float, toke
     if not math.isfinite(top):
         return ModelError(f"the logits are {top}: the model overflows in this dtype")
     if value == -math.inf and matcher is not None:
-        reason = matcher.error or "the model has no such token"
-        return ModelError(f"no token is left to choose: the grammar allows none ({reason})")
+        reason = matcher.error or "the model has no token that it allows"
+        return RequestError(f"the answer's grammar cannot be followed any further: {reason}")
     if value == -math.inf:
-        return ModelError("no token is left to choose: all are end tokens, which `min_tokens` excludes")
+        return RequestError("no token is left to choose: all are end tokens, which min_tokens excludes")
     return Chosen(int(token), None if params.logprobs is None else _logprobs(logits, int(token), params.logprobs))
 
 

@@ -85,13 +85,19 @@ def _read_op(value: object, name: str) -> m.Op:
 
 def _write_decisions(decisions: Sequence[m.Decision]) -> list[object]:
     return [
-        (item.request, f.write_ids(item.tokens), [(each.logprob, each.top) for each in item.logprobs], item.failure)
+        (
+            item.request,
+            f.write_ids(item.tokens),
+            [(each.logprob, each.top) for each in item.logprobs],
+            item.failure,
+            item.refusal,
+        )
         for item in decisions
     ]
 
 
 def _read_decision(value: object, name: str) -> m.Decision:
-    request, tokens, logprobs, failure = read_record(value, name, 4)
+    request, tokens, logprobs, failure, refusal = read_record(value, name, 5)
     entries = [read_record(entry, f"{name}.logprobs", 2) for entry in read_sequence(logprobs, f"{name}.logprobs")]
     decision = m.Decision(
         f.read_id(request, f"{name}.request"),
@@ -101,6 +107,7 @@ def _read_decision(value: object, name: str) -> m.Decision:
             for logprob, top in entries
         ),
         f.read_text(failure, f"{name}.failure"),
+        f.read_text(refusal, f"{name}.refusal"),
     )
     if len(decision.logprobs) not in (0, len(decision.tokens)):
         raise refuse(f"{name}.logprobs", f"none or {len(decision.tokens)}", decision.logprobs)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from pipedec.sampling_params import SamplingParams
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 NO_PARENT = -1  # parent of a request's first tree row
 NO_EPOCH = 0  # in a stage's heartbeat: it is in no epoch, or has left the one it had joined; real ones are greater
 BEAT_SECONDS = 1.0  # between heartbeats, both ways
@@ -171,13 +171,15 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The tokens one batch decided for one request, in order; `logprobs` is empty or as long as `tokens`. `failure`
-    says why no token can follow; empty when one can."""
+    """The tokens one batch decided for one request, in order; `logprobs` is empty or as long as `tokens`. Where no
+    token can follow, `failure` says what is wrong with the logits, or `refusal` which demand of the request leaves none
+    to choose; both are empty where one can."""
 
     request: int
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     failure: str = ""
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from pipedec.errors import UnavailableError, UnfinishableError
+from pipedec.errors import RequestError, UnavailableError, UnfinishableError
 from tests.api.scripted import MODEL, ScriptedEngine
 
 
@@ -109,6 +109,23 @@ def test_a_request_that_would_fail_again_is_not_asked_again(client: openai.OpenA
         client.with_options(max_retries=3).completions.create(model=MODEL, prompt="x")
     assert failed.value.code == "unfinishable"
     assert len(engine.requests) == 1
+
+
+def test_an_answer_that_its_grammar_allows_no_further_token_is_a_mistake_in_the_request(
+    client: openai.OpenAI, engine: ScriptedEngine
+) -> None:
+    engine.say("ab")
+    engine.fail_after = 1
+    engine.failure = RequestError("the answer's grammar cannot be followed any further", code="unfinishable")
+    with pytest.raises(openai.BadRequestError, match="grammar") as refused:
+        client.with_options(max_retries=3).completions.create(model=MODEL, prompt="x")
+    assert refused.value.code == "unfinishable"
+    assert len(engine.requests) == 1
+    with (
+        pytest.raises(openai.APIError, match="grammar"),
+        client.completions.create(model=MODEL, prompt="x", stream=True) as stream,
+    ):
+        list(stream)
 
 
 def test_a_request_that_takes_too_long_is_not_asked_again(client: openai.OpenAI, engine: ScriptedEngine) -> None:

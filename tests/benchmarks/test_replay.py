@@ -13,7 +13,7 @@ from benchmarks.measure import Device, Outcome, run, simulate
 from benchmarks.recording import TOP, Transcript, load, save
 from benchmarks.replayed_draft import ReplayedDraft, agreement, noise_level, noisy
 from benchmarks.simulation import Simulation
-from draft_service.drafter import Proposer
+from draft_service.draft.drafter import Proposer
 from draft_service.generation import GenerationRequest
 from draft_service.scheduler import Limits, Scheduler
 from pipedec.policy import PolicyName, make_policy

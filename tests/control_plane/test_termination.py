@@ -11,16 +11,16 @@ from tests.control_plane.samples import children
 from tests.control_plane.test_manifests import env_of
 
 WHILE_LOADING = """
-import signal, sys, time
-from draft_service import __main__ as program
+import runpy, signal, time
+from draft_service import assembly
 
 def load_models(config):
     signal.raise_signal(signal.SIGTERM)
     time.sleep(60)
 
-program.load_models = load_models
+assembly.load_models = load_models
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as the kernel does for process 1
-sys.exit(program.main())
+runpy.run_module("draft_service", run_name="__main__", alter_sys=True)
 """
 
 

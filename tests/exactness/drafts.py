@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.local import build_drafter
-from draft_service.drafter import Drafter
+from draft_service.draft.drafter import Drafter
 from pipedec.model.execution import Execution
 from pipedec.wire.messages import Batch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.local import build_stages
 from benchmarks.simulation import Simulation
+from draft_service.draft.guidance import UNGUIDED, Guides
 from draft_service.generation import GenerationRequest
-from draft_service.guidance import UNGUIDED, Guides
 from draft_service.scheduler import Limits, Scheduler
-from pipedec.model.grammar import Grammars, json_grammar, regex_grammar
+from pipedec.errors import RequestError
+from pipedec.model.grammar import Grammars, Matcher, context_free_grammar, json_grammar, regex_grammar
 from pipedec.policy import PolicyName, make_policy
 from pipedec.proposals import Proposals
 from pipedec.sampling_params import SamplingParams
@@ -160,3 +162,36 @@ def test_forced_text_needs_no_draft_model(model: Path, grammars: Grammars) -> No
     statistics = generated[0].statistics
     assert statistics is not None
     assert statistics.hits >= len(pattern) - 1
+
+
+class Counted(Grammars):
+    """How many answers were begun, or begun again."""
+
+    begun = 0
+
+    def matcher(self, grammar: str, end_tokens: Iterable[int]) -> Matcher:
+        self.begun += 1
+        return super().matcher(grammar, end_tokens)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_grammar_that_grows_too_complex_ends_its_answer_and_no_other(
+    model: Path, backend: Tokenizer, grammars: Grammars, policy: PolicyName
+) -> None:
+    """At once: after these tokens it would again, with predictions or without."""
+    ambiguous = context_free_grammar("start: s\ns: " + " | ".join(number * "s " + '"#"' for number in range(10)))
+    requests = requests_for(ambiguous, "", sampling=SamplingParams(logit_bias=((END, -100.0),)))
+    requests[0] = replace(requests[0], max_tokens=60)
+    alone = run(model, "none", 1, "", {1: requests[1]})
+    scheduler = Scheduler(Limits(3), make_policy(policy, width=8, children=4), grammars)
+    draft = make_draft("noisy", model, NUM_SLOTS) if policy != "none" else None
+    counted = Counted(backend, VOCABULARY)
+    simulation = Simulation(scheduler, build_stages(model, 3, NUM_SLOTS, grammars=counted), draft, NUM_SLOTS)
+    with pytest.raises(RequestError, match=r"cannot be followed any further: Parser Error: .* items") as refused:
+        simulation.run(requests)
+    assert (refused.value.status, refused.value.code) == (400, "unfinishable")
+    generated = simulation.run({})
+    assert backend.decode(generated[0].tokens) == 24 * "#"
+    assert generated[1].tokens == alone[1]
+    assert counted.begun == 1
+    assert scheduler.counts.given_up == scheduler.num_slots_used == 0

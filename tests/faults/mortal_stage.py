@@ -68,6 +68,7 @@ def run() -> None:
     while True:
         child = os.fork()
         if child == 0:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # not its parent's: that is for another child
             sys.exit(main(mortal))
         signal.signal(signal.SIGTERM, lambda *_, child=child: os.kill(child, signal.SIGTERM))
         _, status = os.waitpid(child, 0)

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from prometheus_client import CollectorRegistry
 
-from draft_service.drafter import Proposer
+from draft_service.draft.drafter import Proposer
 from draft_service.formation import Members
 from draft_service.generation import GenerationRequest
 from draft_service.loop import Head, Links

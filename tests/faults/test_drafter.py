@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.local import build_drafter
-from draft_service.drafter import Drafter
+from draft_service.draft.drafter import Drafter
 from pipedec.errors import ModelError
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import NO_PARENT, Batch, Open, Prefill, Row, Rows

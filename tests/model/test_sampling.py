@@ -19,7 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from pipedec.errors import ModelError, ProtocolError
+from pipedec.errors import ModelError, ProtocolError, RequestError
 from pipedec.model.sampling import Chosen, History, Wanted, choose, state_of, truncate, uniform
 from pipedec.sampling_params import SamplingParams
 
@@ -33,7 +33,7 @@ def pick(params: SamplingParams, position: int = 0, logits: torch.Tensor = LOGIT
 
 def chosen(logits: torch.Tensor, params: SamplingParams, position: int, history: History) -> Chosen:
     (choice,) = choose(logits[None], [Wanted(params, position, history)])
-    if isinstance(choice, ModelError):
+    if not isinstance(choice, Chosen):
         raise choice
     return choice
 
@@ -219,7 +219,7 @@ def test_company_changes_no_choice(asked: list[SamplingParams], seed: int) -> No
 
 def test_no_token_left_is_an_error_that_can_be_told() -> None:
     params = SamplingParams(temperature=1.0, min_tokens=1, end_tokens=tuple(range(VOCAB)))
-    with pytest.raises(ModelError, match="no token is left"):
+    with pytest.raises(RequestError, match="no token is left"):
         pick(params)
 
 

@@ -39,6 +39,7 @@ def test_the_wheel_is_whole(build: Callable[[Path, Path], Path], tmp_path: Path)
     assert {name.partition("/")[0] for name in sizes if ".dist-info/" not in name} == packages
     assert {
         "pipedec/data/speedup.json",
+        "draft_service/draft/drafter.py",
         "draft_service/live/static/index.html",
         "pipedec/cli/__main__.py",
     } <= sizes.keys()

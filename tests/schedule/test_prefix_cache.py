@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from benchmarks.simulation import Timing
+from draft_service.draft.guidance import Guides
 from draft_service.generation import GenerationRequest
-from draft_service.guidance import Guides
 from draft_service.scheduler import Limits, Scheduler
 from draft_service.slot_pool import Holding, SlotPool
 from pipedec.policy import PolicyName, make_policy

@@ -65,7 +65,7 @@ EXAMPLES: dict[str, Message] = {
         Rows.of([Row(1, 0, -1, 40, 2, 5, ()), Row(1, 1, 0, 41, 3, 6, (5,))]),
     ),
     "empty-batch": Batch(5, 8),
-    "verdict": Verdict(5, 7, (Decision(1, (42,), (TokenLogprobs(-0.5, ((42, -0.5), (7, -1.5))),), "no more"),)),
+    "verdict": Verdict(5, 7, (Decision(1, (42,), (TokenLogprobs(-0.5, ((42, -0.5), (7, -1.5))),), "no", "nor"),)),
     "register": Register(1, 2, (4, 8), "r1", "tcp://h:1", 64, "i1", 32, "float32"),
     "formation": Formation(5, "tcp://h:2", 64),
     "joined": Joined(5, 1),
@@ -103,7 +103,7 @@ def test_columns_are_writable_int32(batch: Batch) -> None:
         assert column.flags.writeable
 
 
-@given(st.binary(max_size=200).filter(lambda header: not header.startswith(b"\x93\x03")))
+@given(st.binary(max_size=200).filter(lambda header: not header.startswith(bytes([0x93, PROTOCOL_VERSION]))))
 def test_random_bytes_are_refused(header: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(header)
@@ -199,10 +199,10 @@ REFUSED = {
     "offsets too far": ([V, BATCH, 1, 1, [], rows_with(8, 2)], "Batch.rows.ancestor_offsets must be monotone"),
     "negative ancestor": ([V, BATCH, 1, 1, [], rows_with(9, -3)], "Batch.rows.ancestor_slots must be non-negative"),
     "logprobs of other tokens": (
-        [V, VERDICT, 1, 1, [[1, packed(4, 5), [[-1.0, []]], ""]]],
+        [V, VERDICT, 1, 1, [[1, packed(4, 5), [[-1.0, []]], "", ""]]],
         "Verdict.decisions.logprobs must be none or 2",
     ),
-    "decision of two": ([V, VERDICT, 1, 1, [[1, b""]]], "Verdict.decisions must be a sequence of 4"),
+    "decision of two": ([V, VERDICT, 1, 1, [[1, b""]]], "Verdict.decisions must be a sequence of 5"),
     "empty span": ([V, REGISTER, 0, 1, [4, 4], "r", "a", 1, "i", 1, "d"], "Register.layers must be a span"),
     "endless text": ([V, REGISTER, 0, 1, [0, 4], "r" * 1025, "a", 1, "i", 1, "d"], "Register.revision must be text"),
     "odd pairs": ([V, CANCEL, 1, 1, packed(1, 2, 3)], "Cancel.nodes must be pairs"),

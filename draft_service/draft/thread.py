@@ -7,18 +7,18 @@ import threading
 import time
 from collections.abc import Callable
 
-from draft_service.drafter import Proposer
-from draft_service.drafting import DraftRun
+from draft_service.draft.batches import DraftRun
+from draft_service.draft.drafter import Proposer
 from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 
 CLOSE_SECONDS = 10.0
 
 Outcome = Proposals | Exception
-Done = Callable[[Batch, Outcome, float], None]  # (batch, proposals or what went wrong, seconds), in the runner's thread
+Done = Callable[[Batch, Outcome, float], None]  # (batch, proposals or what went wrong, seconds), in that thread
 
 
-class DraftRunner:
+class DraftThread:
     """Runs one thing after the other, in the order given: the model's KV depends on it."""
 
     def __init__(self, draft: Proposer, done: Done) -> None:

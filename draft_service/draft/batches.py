@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple
 
-from draft_service.guidance import Guidance, Guides
+from draft_service.draft.guidance import Guidance, Guides
 from draft_service.sequence import Budget, Sequence
 from pipedec.metrics.head import HeadCounts
 from pipedec.model.grammar import Grammars
@@ -26,8 +26,8 @@ class DraftRun(NamedTuple):
     guides: Guides
 
 
-class Drafting:
-    """One run of the draft model at a time. `ops` collects what it must be told with the next one."""
+class DraftBatches:
+    """At most one is with the draft model at a time. `ops` collects what it must be told with the next one."""
 
     def __init__(
         self, policy: Policy, counts: HeadCounts, grammars: Grammars | None, prefill_chunk: int, max_rows: int

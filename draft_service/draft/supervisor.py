@@ -10,8 +10,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from draft_service.draft_runner import DraftRunner, Outcome
-from draft_service.drafter import Proposer
+from draft_service.draft.drafter import Proposer
+from draft_service.draft.thread import DraftThread, Outcome
 from draft_service.scheduler import Scheduler
 from draft_service.transit import Patience, Transit
 from pipedec.cost import StepCost, StepTimes
@@ -24,7 +24,7 @@ SETTLED = 60.0  # seconds without a failure, after which the next one counts as 
 _log = logging.getLogger(__name__)
 
 
-class Speculation:
+class DraftSupervisor:
     """Runs `draft` for `scheduler`. Belongs to the head's thread, into which `note` brings what the draft's answers
     do, and `cost` the times of its runs. `degraded` says why the draft model makes no predictions; empty while it does.
     """
@@ -38,7 +38,7 @@ class Speculation:
         cost: StepCost | None = None,
     ) -> None:
         self._scheduler = scheduler
-        self._runner = DraftRunner(draft, lambda *done: note(lambda: self._take(*done)))
+        self._thread = DraftThread(draft, lambda *done: note(lambda: self._take(*done)))
         self._times, self._cost = StepTimes(), cost
         self._transit = Transit(patience or Patience(floor=3.0, first=30.0), scheduler.counts.draft_seconds)
         self._asked = self._answered = 0
@@ -49,12 +49,12 @@ class Speculation:
 
     def begin(self, slots: int) -> None:
         """A new epoch of the pipeline, in which the scheduler gives the draft model everything again."""
-        self._runner.reset(slots)
+        self._thread.reset(slots)
 
     def work(self) -> None:
         """Ask for predictions, if any are wanted."""
         if (run := self._scheduler.compose_draft()) is not None:
-            self._runner.propose(run)
+            self._thread.propose(run)
             self._transit.sent(self._asked, run.batch.num_rows, time.monotonic())
             self._asked += 1
 
@@ -64,14 +64,14 @@ class Speculation:
             self._lose(f"the draft model has not answered for {seconds:.0f} s")
         if self._restore_at is not None and now >= self._restore_at and self._scheduler.epoch is not None:
             self._restore_at, self._settled_at = None, now + SETTLED
-            self._runner.reset(self._scheduler.num_slots)
+            self._thread.reset(self._scheduler.num_slots)
             self._scheduler.restore_draft()
             self.degraded = ""
             _log.info("draft restored", extra=fields(epoch=self._scheduler.epoch))
 
     def close(self) -> None:
         """End the draft model's thread, after the run in progress."""
-        self._runner.close()
+        self._thread.close()
 
     def _take(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
         now = time.monotonic()
