@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from benchmarks.local import build_drafter, build_stages
 from benchmarks.simulation import Simulation
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.scheduler import Limits, Scheduler
 from pipedec.config import model_cache
 from pipedec.errors import PipeDecError
 from pipedec.model.devices import choose_device

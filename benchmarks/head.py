@@ -29,8 +29,8 @@ from benchmarks.drafts import DraftSource
 from benchmarks.measure import Device, decode, simulate
 from benchmarks.recording import Transcript
 from benchmarks.wallclock.scene import prompts_of_each_kind
-from draft_service.draft.batches import DraftRun
-from draft_service.scheduler import Limits, Output, Scheduler
+from draft_service.schedule.draft_batches import DraftRun
+from draft_service.schedule.scheduler import Limits, Output, Scheduler
 from pipedec.config import model_cache
 from pipedec.errors import PipeDecError
 from pipedec.garbage import collect_rarely

@@ -16,7 +16,7 @@ from benchmarks.replay import ReplayStage
 from benchmarks.simulation import Generated, Simulation, Timing
 from draft_service.draft.drafter import Proposer
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.scheduler import Limits, Scheduler
 from pipedec.errors import PipeDecError
 from pipedec.policy import Policy
 

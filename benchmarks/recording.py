@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.simulation import Simulation
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.scheduler import Limits, Scheduler
 from pipedec.errors import PipeDecError
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel

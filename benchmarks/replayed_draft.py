@@ -21,7 +21,7 @@ import torch
 from benchmarks.recording import Ints, Logits, Transcript
 from benchmarks.replay import Transcripts
 from draft_service.draft.drafter import Adjust
-from draft_service.draft.guidance import UNGUIDED, Guides
+from draft_service.schedule.guidance import UNGUIDED, Guides
 from pipedec.errors import PipeDecError
 from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch

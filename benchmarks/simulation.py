@@ -18,7 +18,7 @@ import numpy as np
 
 from draft_service.draft.drafter import Proposer
 from draft_service.generation import GenerationRequest, RequestStatistics
-from draft_service.scheduler import Scheduler
+from draft_service.schedule.scheduler import Scheduler
 from pipedec.proposals import Proposals
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Verdict

@@ -28,7 +28,7 @@ from benchmarks.speedup import numbers
 from draft_service.api.structure import StructuredOutputs, source_of
 from draft_service.draft.drafter import Drafter
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.scheduler import Limits, Scheduler
 from draft_service.text import Tokenizer, load_tokenizer
 from pipedec.config import model_cache
 from pipedec.model.grammar import Grammars

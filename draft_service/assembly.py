@@ -22,7 +22,7 @@ from draft_service.grammar_trial import GrammarTrial
 from draft_service.live.broadcast import Broadcast
 from draft_service.live.frames import About
 from draft_service.loop import Head, Links
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.scheduler import Limits, Scheduler
 from draft_service.text import Tokenizer, load_tokenizer
 from draft_service.tracing import Tracer
 from pipedec.api_key import read_api_key

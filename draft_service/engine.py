@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from draft_service.generation import EngineInfo, GenerationRequest, TokenEvent
 from draft_service.loop import Head
-from draft_service.scheduler import Output
+from draft_service.schedule.scheduler import Output
 from pipedec.errors import PipeDecError, RequestError, UnavailableError
 from pipedec.logs import fields
 from pipedec.spec.report import PipelineReport

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from draft_service.formation import Action, Send
-from draft_service.sequence import Sequence
+from draft_service.schedule.sequence import Sequence
 from pipedec.logs import fields
 from pipedec.wire.codec import FromStage
 from pipedec.wire.messages import Refused, Register

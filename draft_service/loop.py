@@ -18,7 +18,7 @@ from draft_service.formation import Action, EpochBegun, EpochLive, EpochLost, Me
 from draft_service.generation import GenerationRequest
 from draft_service.journal import Journal
 from draft_service.live.tap import Tap
-from draft_service.scheduler import Output, Scheduler
+from draft_service.schedule.scheduler import Output, Scheduler
 from draft_service.status import HeadStatus
 from draft_service.transit import Patience, Transit
 from pipedec.cost import StepCost

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from draft_service.draft.guidance import UNGUIDED, Guides
+from draft_service.schedule.guidance import UNGUIDED, Guides
 from pipedec.proposals import Children, Proposals
 from pipedec.wire.codec import Activation
 from pipedec.wire.messages import Batch, Cancel, Close, Commit, Op, Open, Poison, Prefill, Reuse, Verdict

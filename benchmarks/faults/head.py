@@ -12,7 +12,7 @@ from pathlib import Path
 from draft_service.__main__ import run
 from draft_service.assembly import load_models
 from draft_service.draft.drafter import Proposer
-from draft_service.draft.guidance import UNGUIDED, Guides
+from draft_service.schedule.guidance import UNGUIDED, Guides
 from pipedec.config import DraftConfig
 from pipedec.logs import configure_draft
 from pipedec.proposals import Proposals

@@ -12,7 +12,7 @@ from benchmarks.wallclock.scene import Scene, hold
 from draft_service.__main__ import run
 from draft_service.assembly import load_models
 from draft_service.draft.drafter import Proposer
-from draft_service.draft.guidance import UNGUIDED, Guides
+from draft_service.schedule.guidance import UNGUIDED, Guides
 from pipedec.config import DraftConfig
 from pipedec.garbage import collect_rarely
 from pipedec.logs import configure_draft

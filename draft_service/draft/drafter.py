@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from draft_service.draft.guidance import UNGUIDED, Guides
+from draft_service.schedule.guidance import UNGUIDED, Guides
 from pipedec.errors import ModelError
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.grammar import Allowed

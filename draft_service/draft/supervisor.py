@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from draft_service.draft.drafter import Proposer
 from draft_service.draft.thread import DraftThread, Outcome
-from draft_service.scheduler import Scheduler
+from draft_service.schedule.scheduler import Scheduler
 from draft_service.transit import Patience, Transit
 from pipedec.cost import StepCost, StepTimes
 from pipedec.logs import fields

@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from draft_service.draft.batches import DraftRun
 from draft_service.draft.drafter import Proposer
+from draft_service.schedule.draft_batches import DraftRun
 from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from draft_service.sequence import Sequence
+from draft_service.schedule.sequence import Sequence
 from pipedec.wire.messages import Batch, Row, Verdict
 
 MAX_EVENTS = 1024  # between two frames; more than any pipeline sends in a tenth of a second

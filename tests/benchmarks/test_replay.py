@@ -15,7 +15,7 @@ from benchmarks.replayed_draft import ReplayedDraft, agreement, noise_level, noi
 from benchmarks.simulation import Simulation
 from draft_service.draft.drafter import Proposer
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.scheduler import Limits, Scheduler
 from pipedec.policy import PolicyName, make_policy
 from tests.benchmarks.conftest import VOCABULARY
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks.local import build_stages
 from benchmarks.simulation import Simulation
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.scheduler import Limits, Scheduler
 from pipedec.model.execution import Execution
 from pipedec.model.grammar import Grammars
 from pipedec.policy import PolicyName, make_policy

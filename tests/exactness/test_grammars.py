@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.local import build_stages
 from benchmarks.simulation import Simulation
-from draft_service.draft.guidance import UNGUIDED, Guides
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.guidance import UNGUIDED, Guides
+from draft_service.schedule.scheduler import Limits, Scheduler
 from pipedec.errors import RequestError
 from pipedec.model.grammar import Grammars, Matcher, context_free_grammar, json_grammar, regex_grammar
 from pipedec.policy import PolicyName, make_policy

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.local import build_stages
 from benchmarks.simulation import Simulation
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.scheduler import Limits, Scheduler
 from pipedec.policy import PolicyName, make_policy
 from pipedec.sampling_params import SamplingParams
 from tests.exactness.drafts import KINDS, make_draft

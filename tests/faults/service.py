@@ -14,7 +14,7 @@ from draft_service.draft.drafter import Proposer
 from draft_service.formation import Members
 from draft_service.generation import GenerationRequest
 from draft_service.loop import Head, Links
-from draft_service.scheduler import Limits, Output, Scheduler
+from draft_service.schedule.scheduler import Limits, Output, Scheduler
 from draft_service.transit import Patience
 from pipedec.errors import PipeDecError
 from pipedec.health import Health

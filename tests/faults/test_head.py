@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from draft_service.draft.guidance import UNGUIDED, Guides
+from draft_service.schedule.guidance import UNGUIDED, Guides
 from draft_service.transit import Patience
 from pipedec.proposals import Proposals
 from pipedec.wire.codec import encode

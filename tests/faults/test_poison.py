@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from benchmarks.hostile.trial import MODEL, resource
-from draft_service.suspicion import GUILTY, SUSPECT
+from draft_service.schedule.suspicion import GUILTY, SUSPECT
 from pipedec.cli.local import Local, LocalPipeline
 from pipedec.cli.serve import serve
 from pipedec.cli.up import local_pipeline

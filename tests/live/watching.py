@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.simulation import Simulation, Timing
 from draft_service.live.picture import Picture, Step
 from draft_service.live.tap import Tap
-from draft_service.scheduler import Limits, Output, Scheduler
+from draft_service.schedule.scheduler import Limits, Output, Scheduler
 from pipedec.policy import PolicyName, make_policy
 from pipedec.wire.messages import Batch, Verdict
 from tests.symbolic import SymbolicDraft, SymbolicStage

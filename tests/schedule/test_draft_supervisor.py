@@ -6,10 +6,10 @@ import queue
 from collections.abc import Callable
 from contextlib import closing
 
-from draft_service.draft.guidance import UNGUIDED, Guides
 from draft_service.draft.supervisor import DraftSupervisor
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
+from draft_service.schedule.guidance import UNGUIDED, Guides
+from draft_service.schedule.scheduler import Limits, Scheduler
 from pipedec.cost import COLD_STEPS, StepCost, flat_cost
 from pipedec.policy import make_policy
 from pipedec.proposals import Proposals

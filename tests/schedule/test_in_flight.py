@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from draft_service.in_flight import InFlight
+from draft_service.schedule.in_flight import InFlight
 from pipedec.wire.messages import Cancel
 
 EPOCH = 5

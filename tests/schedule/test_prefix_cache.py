@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from benchmarks.simulation import Timing
-from draft_service.draft.guidance import Guides
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
-from draft_service.slot_pool import Holding, SlotPool
+from draft_service.schedule.guidance import Guides
+from draft_service.schedule.scheduler import Limits, Scheduler
+from draft_service.schedule.slot_pool import Holding, SlotPool
 from pipedec.policy import PolicyName, make_policy
 from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch, Decision, Verdict

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from benchmarks.simulation import Simulation, Timing
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
-from draft_service.sequence import MOST_GRAMMAR, MOST_GRAMMARS
+from draft_service.schedule.scheduler import Limits, Scheduler
+from draft_service.schedule.sequence import MOST_GRAMMAR, MOST_GRAMMARS
 from pipedec.policy import PolicyName, make_policy
 from pipedec.sampling_params import MAX_GRAMMAR, SamplingParams
 from pipedec.wire.codec import encode

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.simulation import Simulation
 from draft_service.generation import GenerationRequest
-from draft_service.scheduler import Limits, Scheduler
-from draft_service.suspicion import CLEARED, GUILTY, SPECULATES, SUSPECT, Suspicion
+from draft_service.schedule.scheduler import Limits, Scheduler
+from draft_service.schedule.suspicion import CLEARED, GUILTY, SPECULATES, SUSPECT, Suspicion
 from pipedec.errors import UnfinishableError
 from pipedec.policy import PolicyName, make_policy
 from pipedec.wire.codec import Activation

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple
 
-from draft_service.draft.guidance import Guidance, Guides
-from draft_service.sequence import Budget, Sequence
+from draft_service.schedule.guidance import Guidance, Guides
+from draft_service.schedule.sequence import Budget, Sequence
 from pipedec.metrics.head import HeadCounts
 from pipedec.model.grammar import Grammars
 from pipedec.policy import Policy

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Set
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from draft_service.backlog import Backlog
-from draft_service.draft.batches import DraftBatches, DraftRun
 from draft_service.generation import FinishReason, GenerationRequest, TokenEvent
-from draft_service.in_flight import InFlight
-from draft_service.sequence import Budget, Sequence, Waiting
-from draft_service.slot_pool import SlotPool
+from draft_service.schedule.backlog import Backlog
+from draft_service.schedule.draft_batches import DraftBatches, DraftRun
+from draft_service.schedule.in_flight import InFlight
+from draft_service.schedule.sequence import Budget, Sequence, Waiting
+from draft_service.schedule.slot_pool import SlotPool
 from pipedec.errors import PipeDecError, RequestError, UnfinishableError
 from pipedec.metrics.head import HeadCounts
 from pipedec.model.grammar import Grammars

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from draft_service.prefix_cache import Prefix, PrefixCache, Run
+from draft_service.schedule.prefix_cache import Prefix, PrefixCache, Run
 from pipedec.slots import SlotAllocator
 
 _EVICTED = 64  # of so many slots one is given up at once, or more: looking for the oldest takes time

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
-from draft_service.sequence import Sequence
+from draft_service.schedule.sequence import Sequence
 from pipedec.model.grammar import Allowed, Grammars, Matcher
 from pipedec.tree import Node
 

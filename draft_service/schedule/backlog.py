@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from draft_service.sequence import Waiting
+from draft_service.schedule.sequence import Waiting
 
 
 class Backlog:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from draft_service.generation import GenerationRequest, RequestStatistics
-from draft_service.prefix_cache import Prefix
-from draft_service.slot_pool import Holding, SlotPool
-from draft_service.suspicion import Suspicion
+from draft_service.schedule.prefix_cache import Prefix
+from draft_service.schedule.slot_pool import Holding, SlotPool
+from draft_service.schedule.suspicion import Suspicion
 from pipedec.model.grammar import Matcher
 from pipedec.recall import Recall
 from pipedec.sampling_params import SamplingParams
