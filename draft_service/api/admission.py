@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from draft_service.api.openai_types import MAX_SEQUENCES, ChatBody, CompletionBody, GenerationBody, Message
+from draft_service.api.openai_types import (
+    MAX_SEQUENCES,
+    Answer,
+    AnyMessage,
+    ChatBody,
+    CompletionBody,
+    GenerationBody,
+    Result,
+)
 from draft_service.api.structure import source_of
 from draft_service.api.tool_types import offer_of
 from draft_service.generation import EngineInfo, GenerationRequest
@@ -197,24 +205,20 @@ async def _off_loop_if_long(encode: Callable[[], list[list[int]]], num_character
     return encode() if num_characters <= INLINE_CHARACTERS else await asyncio.to_thread(encode)
 
 
-def _plain(index: int, message: Message) -> dict[str, Any]:
+def _plain(index: int, message: AnyMessage) -> dict[str, Any]:
     """A message as chat templates read it: `developer` is OpenAI's newer name of `system`, and parts are lines."""
     content = message.content
-    role = "system" if message.role == "developer" else message.role
-    calls = message.tool_calls or []
-    if content is None and not calls:
-        raise RequestError("a message has content, or an assistant's has tool_calls", f"messages.{index}.content")
-    if calls and role != "assistant":
-        raise RequestError(f"a message of role {role} has no tool_calls", f"messages.{index}.tool_calls")
-    if (role == "tool") != (message.tool_call_id is not None):
-        raise RequestError(
-            "a message of role tool, and no other, has the id of the call that it is the result of",
-            f"messages.{index}.tool_call_id",
-        )
     plain: dict[str, Any] = {
-        "role": role,
+        "role": "system" if message.role == "developer" else message.role,
         "content": "\n".join(part.text for part in content) if isinstance(content, list) else content,
     }
-    told = {"name": message.name, "tool_call_id": message.tool_call_id}
-    plain |= {field: value for field, value in told.items() if value is not None}
-    return plain | ({"tool_calls": [call.model_dump() for call in calls]} if calls else {})
+    if message.name is not None:
+        plain["name"] = message.name
+    match message:
+        case Result():
+            plain["tool_call_id"] = message.tool_call_id
+        case Answer(tool_calls=[_, *_] as calls):
+            plain["tool_calls"] = [call.model_dump() for call in calls]
+        case Answer(content=None):
+            raise RequestError("an answer has content, tool_calls, or both", f"messages.{index}.content")
+    return plain

@@ -109,22 +109,48 @@ class TextPart(Body):
     text: Text
 
 
-class Message(Body):
-    """One without content has calls, by an assistant; the result of one is by a tool, and names it."""
+Content = Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)]
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)] | None = None
+
+class Message(Body):
+    """What every message may have."""
+
     name: Text | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_call_id: Text | None = None
     function_call: Annotated[Any, Only()] = None
     audio: Annotated[Any, Only()] = None
+
+
+class Instruction(Message):
+    """Said to the assistant."""
+
+    role: Literal["system", "developer", "user"]
+    content: Content
+    tool_calls: Annotated[Any, Only([])] = None
+
+
+class Answer(Message):
+    """Said by the assistant: content, calls, or both."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+
+
+class Result(Message):
+    """Of a call that an answer had."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: Text
+
+
+AnyMessage = Annotated[Instruction | Answer | Result, Field(discriminator="role")]
 
 
 class ChatBody(GenerationBody):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
+    messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
