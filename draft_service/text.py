@@ -74,9 +74,11 @@ class Tokenizer:
                 list(messages), tools=list(tools) or None, tokenize=False, add_generation_prompt=opens, **options
             )
         except RecursionError as error:
-            raise RequestError("the chat template's variables are nested too deeply", "chat_template_kwargs") from error
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise RequestError(f"the chat template refuses these messages: {error}", "messages") from error
+            param = "chat_template_kwargs" if options else "messages"
+            raise RequestError("what the chat template is given is nested too deeply", param) from error
+        except Exception as error:  # a template is a program
+            reason = str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
+            raise RequestError(f"the chat template refuses these messages: {reason}", "messages") from error
         return text
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
@@ -209,6 +211,11 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+
+    @property
+    def num_held(self) -> int:
+        """Characters that wait."""
+        return len(self._held)
 
     def push(self, piece: str) -> tuple[str, bool]:
         """The text that can go out, and whether a stop string was reached: the one that is complete first."""

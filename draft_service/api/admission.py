@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
+from draft_service.api.forms import Forms
 from draft_service.api.openai_types import (
     MAX_SEQUENCES,
     Answer,
@@ -18,15 +19,15 @@ from draft_service.api.openai_types import (
     GenerationBody,
     Result,
 )
-from draft_service.api.structure import source_of
 from draft_service.api.tool_types import offer_of
 from draft_service.generation import EngineInfo, GenerationRequest
-from draft_service.grammar_trial import GrammarTrial, Source
+from draft_service.grammar_trial import GrammarTrial
 from draft_service.text import Tokenizer
-from draft_service.tools.calling import Offer, ToolCalling
+from draft_service.tools.calling import ToolCalling
+from draft_service.tools.grammar import Calls, Offer
 from draft_service.tools.scanner import CallScanner
 from pipedec.errors import RequestError
-from pipedec.sampling_params import MAX_GRAMMAR, SamplingParams
+from pipedec.sampling_params import SamplingParams
 from pipedec.words import counted
 
 INLINE_CHARACTERS = 8192  # longer prompts, or with tools, get a thread: the event loop has streams to serve
@@ -62,8 +63,8 @@ class Admitter:
         max_sequences: int = MAX_SEQUENCES,
         trial: GrammarTrial | None = None,
     ) -> None:
-        self._tokenizer, self._info, self._trial = tokenizer, info, trial
-        self._calling = ToolCalling(tokenizer)
+        self._tokenizer, self._info, self._calling = tokenizer, info, ToolCalling(tokenizer)
+        self._forms = Forms(self._calling, trial)
         self._max_sequences = min(max_sequences, MAX_SEQUENCES)
         # A tokenizer may name tokens that the model has no row for, and so can never say.
         self._end_tokens = frozenset(token for token in tokenizer.end_tokens if token < info.vocab_size)
@@ -93,7 +94,7 @@ class Admitter:
         def encode() -> list[list[int]]:
             return [self._calling.prompt(messages, offer, options)]
 
-        size = sum(len(message["content"] or "") for message in messages)
+        size = sum(map(_size, messages))
         tokens = await _off_loop_if_long(encode, size if offer is None else size + INLINE_CHARACTERS)
         asked = body.max_completion_tokens or body.max_tokens
         max_tokens = self._max_tokens("messages", tokens, asked, self._info.context)
@@ -138,7 +139,7 @@ class Admitter:
             raise RequestError(f"min_tokens must not be above max_tokens, {min(max_tokens)}", "min_tokens")
         end_tokens = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else self._end_tokens)
         self._check_vocabulary("stop_token_ids", body.stop_token_ids or ())
-        grammar = await self._grammar(body, offer, prompts)
+        grammar = await self._forms.grammar(body, offer, prompts[0], can_end=bool(self._end_tokens))
         sampling = self._sampling(body, end_tokens, logprobs, grammar)
         return Admission(
             tuple(
@@ -149,31 +150,8 @@ class Admitter:
             (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
             sum(map(len, prompts)),
             continues,
-            None if offer is None else partial(self._calling.scanner, offer),
+            None if offer is None or offer.calls is Calls.NONE else partial(self._calling.scanner, offer),
         )
-
-    async def _grammar(self, body: GenerationBody, offer: Offer | None, prompts: Sequence[Sequence[int]]) -> str:
-        """What answers shall follow; empty if anything will do."""
-        source, field = source_of(body.response_format, body.structured_outputs)
-        if offer is not None:
-            if source is not None:
-                raise RequestError(f"tools and {field} cannot be combined: leave one out", field)
-            (prompt,) = prompts
-            source, field = Source(self._calling.grammar(offer, prompt)), "tools"
-        if source is None:
-            return ""
-        if self._trial is None:
-            raise RequestError("this model's tokenizer cannot be used for structured output", field)
-        if (size := len(source.text.encode())) > MAX_GRAMMAR:
-            raise RequestError(f"{field} is too long: {size} bytes of a grammar, of at most {MAX_GRAMMAR}", field)
-        if body.ignore_eos or not self._end_tokens:
-            raise RequestError("an answer with a given form ends with an end token", "ignore_eos")
-        if body.min_tokens:
-            raise RequestError("min_tokens cannot be combined with a given form, which may be shorter", "min_tokens")
-        outcome = await self._trial.outcome(source)
-        if outcome.refusal:
-            raise RequestError(f"{field} cannot be followed: {outcome.refusal}", field)
-        return outcome.grammar
 
     def _sampling(
         self, body: GenerationBody, end_tokens: frozenset[int], logprobs: int | None, grammar: str
@@ -194,6 +172,12 @@ class Admitter:
     def _check_vocabulary(self, param: str, tokens: Sequence[int]) -> None:
         if tokens and max(tokens) >= self._info.vocab_size:
             raise RequestError(f"{max(tokens)} is not a token: the model has {self._info.vocab_size}", param)
+
+
+def _size(message: dict[str, Any]) -> int:
+    """Characters."""
+    calls = message.get("tool_calls", ())
+    return len(message["content"] or "") + sum(len(call["function"]["arguments"]) for call in calls)
 
 
 def _seed(given: int | None, choice: int) -> int:

@@ -127,4 +127,6 @@ def _field_path(error: Mapping[str, Any], body: object) -> tuple[str, ...]:
         elif not (error["type"] == "missing" and index == len(keys) - 1):
             continue
         path.append(str(key))
+    if "discriminator" in (context := error.get("ctx", {})):
+        path.append(context["discriminator"].strip("'"))
     return tuple(path)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -13,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from draft_service.api.body import Body, Only, Schema, Text
 from draft_service.grammar_trial import Source
+from draft_service.json_schema import simplified
 from pipedec.errors import RequestError
 from pipedec.model.grammar import choice_grammar, json_grammar, regex_grammar
 
@@ -69,9 +71,21 @@ class StructuredOutputs(Body):
     disable_additional_properties: Annotated[Any, Only(False)] = None
 
 
-def _json(schema: dict[str, Any], field: str, *, lenient: bool = False) -> tuple[Source, str]:
+def schema_of(response_format: ResponseFormat | None) -> tuple[dict[str, Any], bool] | None:
+    """Of the JSON that answers are to be, and whether it is to be followed strictly; None if they are text."""
+    match response_format:
+        case JsonObject():
+            return ANY_OBJECT, True
+        case JsonSchema(json_schema=named):
+            return ANY_OBJECT if named.json_schema is None else named.json_schema, bool(named.strict)
+    return None
+
+
+def json_source(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -> tuple[Source, str]:
     try:
-        return Source(json_grammar(schema, lenient=lenient)), field
+        return Source(json_grammar(simplified(schema, lenient=lenient), lenient=lenient)), field
+    except RecursionError as error:
+        raise RequestError("the schema is nested too deeply", field) from error
     except ValueError as error:
         raise RequestError(f"{field} cannot be followed: numbers have at most 64 bits ({error})", field) from error
 
@@ -79,12 +93,10 @@ def _json(schema: dict[str, Any], field: str, *, lenient: bool = False) -> tuple
 def source_of(response_format: ResponseFormat | None, wanted: StructuredOutputs | None) -> tuple[Source | None, str]:
     """What is asked for, None if nothing is, and the field that asks. Raises `RequestError`."""
     asked: list[tuple[Source, str]] = []
-    match response_format:
-        case JsonObject():
-            asked.append(_json(ANY_OBJECT, "response_format"))
-        case JsonSchema(json_schema=named):
-            schema = ANY_OBJECT if named.json_schema is None else named.json_schema
-            asked.append(_json(schema, "response_format.json_schema.schema", lenient=not named.strict))
+    if (form := schema_of(response_format)) is not None:
+        schema, strict = form
+        field = "response_format.json_schema.schema" if isinstance(response_format, JsonSchema) else "response_format"
+        asked.append(json_source(schema, field, lenient=not strict))
     if wanted is not None:
         asked += _sources(wanted)
     if len(asked) > 1:
@@ -98,9 +110,9 @@ def source_of(response_format: ResponseFormat | None, wanted: StructuredOutputs 
 def _sources(wanted: StructuredOutputs) -> list[tuple[Source, str]]:
     asked = []
     if wanted.json_schema is not None:
-        asked.append(_json(wanted.json_schema, "structured_outputs.json"))
+        asked.append(json_source(wanted.json_schema, "structured_outputs.json"))
     if wanted.json_object:
-        asked.append(_json(ANY_OBJECT, "structured_outputs.json_object"))
+        asked.append(json_source(ANY_OBJECT, "structured_outputs.json_object"))
     if wanted.regex is not None:
         asked.append((Source(regex_grammar(wanted.regex)), "structured_outputs.regex"))
     if wanted.choice is not None:

@@ -9,27 +9,25 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from draft_service.api.body import Body, Schema, Text
-from draft_service.tools.calling import Offer
-from draft_service.tools.grammar import Function
+from draft_service.api.body import Body, Schema, Text, encodable
+from draft_service.json_schema import simplified
+from draft_service.tools.grammar import Calls, Function, Offer
 from pipedec.errors import RequestError
 
 MAX_TOOLS = 128
-# Keywords of a JSON schema that say nothing of what follows it; those whose value maps names to schemas.
-ANNOTATIONS = {"description", "title", "default", "examples", "$comment", "deprecated", "readOnly", "writeOnly"}
-MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-COMBINED = {"$ref", "allOf", "anyOf", "oneOf"}
-VALUES = {"enum", "const", "required", "type"}
+_COMBINED = {"$ref", "allOf", "anyOf", "oneOf"}
 
 
-def _object(arguments: str) -> str:
+def _decodable(arguments: str) -> str:
+    """Arguments are JSON for a chat template; those that were cut are text."""
     try:
-        is_object = isinstance(json.loads(arguments or "{}"), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        raise PydanticCustomError("arguments", "Input should be a JSON object, as text")
-    return arguments or "{}"
+        said = json.loads(arguments)
+    except RecursionError as error:
+        raise PydanticCustomError("recursion", "Input is nested too deeply") from error
+    except ValueError:
+        return arguments
+    encodable(said)
+    return arguments
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
@@ -59,9 +57,21 @@ class NamedTool(Body):
     function: NamedFunction
 
 
+class AllowedTools(Body):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS, fail_fast=True)]
+
+
+class ToolsAllowed(Body):
+    """Some of `tools`."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class CalledFunction(Body):
     name: Name
-    arguments: Annotated[Text, AfterValidator(_object)]
+    arguments: Annotated[Text, AfterValidator(_decodable)]
 
 
 class ToolCall(Body):
@@ -73,38 +83,40 @@ class ToolCall(Body):
 
 
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
-ToolChoice = Literal["none", "auto", "required"] | NamedTool
+ToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | ToolsAllowed, Field(discriminator="type")]
 
 
 def offer_of(tools: Sequence[Tool] | None, choice: ToolChoice | None, parallel: bool | None) -> Offer | None:
-    """None where nothing may be called. Raises `RequestError`."""
+    """None where nothing is offered. Raises `RequestError`."""
     if not tools:
         if choice not in (None, "none", "auto"):
             raise RequestError("tool_choice needs tools", "tool_choice")
         return None
-    if choice == "none":
-        return None
-    functions = {tool.function.name: tool.function for tool in tools}
+    functions = {tool.function.name: _function(index, tool.function) for index, tool in enumerate(tools)}
     if len(functions) < len(tools):
         raise RequestError("two tools have the same name", "tools")
-    offered = [_function(index, tool.function) for index, tool in enumerate(tools)]
-    if isinstance(choice, NamedTool):
-        offered = [each for each in offered if each.name == choice.function.name]
-        if not offered:
-            raise RequestError(f"there is no tool {choice.function.name!r} in tools", "tool_choice.function.name")
-    return Offer(
-        tuple(_told(tool.function) for tool in tools),
-        tuple(offered),
-        required=choice not in (None, "auto"),
-        several=parallel is not False and not isinstance(choice, NamedTool),
-    )
+    several, calls, chosen = parallel is not False, Calls.POSSIBLE, list(functions)
+    match choice:
+        case "none":
+            calls = Calls.NONE
+        case "required":
+            calls = Calls.REQUIRED
+        case NamedTool(function=named):
+            several, calls, chosen = False, Calls.REQUIRED, [named.name]
+        case ToolsAllowed(allowed_tools=allowed):
+            chosen = [each.function.name for each in allowed.tools]
+            calls = Calls.REQUIRED if allowed.mode == "required" else calls
+    if strangers := [name for name in chosen if name not in functions]:
+        raise RequestError(f"there is no tool {strangers[0]!r} in tools", "tool_choice")
+    told = tuple(_told(tool.function) for tool in tools)
+    return Offer(told, tuple(functions[name] for name in dict.fromkeys(chosen)), calls, several)
 
 
 def _told(function: FunctionBody) -> dict[str, Any]:
-    """As chat templates read it."""
-    description = {} if function.description is None else {"description": function.description}
+    """As chat templates read it, of which many want all fields."""
     parameters = function.parameters or {"type": "object", "properties": {}}
-    return {"type": "function", "function": {"name": function.name, **description, "parameters": parameters}}
+    described = {"name": function.name, "description": function.description or "", "parameters": parameters}
+    return {"type": "function", "function": described}
 
 
 def _function(index: int, body: FunctionBody) -> Function:
@@ -112,27 +124,18 @@ def _function(index: int, body: FunctionBody) -> Function:
     parameters = {"type": "object"} | ({"properties": {}} if body.parameters is None else body.parameters)
     if parameters["type"] != "object":
         raise RequestError("the parameters of a function are of type object", f"{field}.type")
-    if "properties" in parameters and not COMBINED & parameters.keys():
+    if _is_complete(parameters):
         # A function has no others, unless it says that it may, and small models like to make some up.
         parameters = {"additionalProperties": False} | parameters
     try:
-        return Function(body.name, _bare(parameters), bool(body.strict))
+        return Function(body.name, simplified(parameters, lenient=not body.strict), bool(body.strict))
     except RecursionError as error:
         raise RequestError("the schema is nested too deeply", field) from error
 
 
-def _bare(schema: Any) -> Any:
-    """A schema without its annotations."""
-    if isinstance(schema, list):
-        return [_bare(each) for each in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    return {
-        keyword: {name: _bare(each) for name, each in value.items()}
-        if keyword in MAPS and isinstance(value, Mapping)
-        else value
-        if keyword in VALUES
-        else _bare(value)
-        for keyword, value in schema.items()
-        if keyword not in ANNOTATIONS
-    }
+def _is_complete(parameters: Mapping[str, Any]) -> bool:
+    """Whether all arguments that may be are listed."""
+    listed, required = parameters.get("properties"), parameters.get("required", [])
+    if not isinstance(listed, Mapping) or not isinstance(required, list) or _COMBINED & parameters.keys():
+        return False
+    return all(name in listed for name in required if isinstance(name, str))

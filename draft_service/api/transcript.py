@@ -61,13 +61,15 @@ class Transcript:
         The `scanner` says what of it is a call."""
         self._index, self._min_tokens, self._scanner = index, min_tokens, scanner
         marks = () if scanner is None else scanner.marks
+        self._hidden = tokenizer.special_tokens.difference(marks)
         self._detokenizer, self._stops = Detokenizer(tokenizer, before, marks), StopStrings(stops)
         self._scored: list[ScoredToken] = []  # not yet told
-        self._num_decoded = self._num_sent = 0  # characters
+        self._num_decoded = self._num_settled = 0  # characters: all, and those of which it is certain what they are
         self.num_tokens = 0
 
     def push(self, event: TokenEvent) -> Delta:
-        """What `event` adds; its `finish` is "stop" too when a stop string is reached, and nothing may follow then."""
+        """What `event` adds; its `finish` is "stop" too when a stop string is reached, and nothing may follow then.
+        Stop strings are looked for in what is said, not in calls."""
         self.num_tokens += 1
         piece = ""
         if event.finish != "stop":  # an end token is not text
@@ -77,26 +79,34 @@ class Transcript:
         if event.finish:
             piece += self._detokenizer.flush()
         self._num_decoded += len(piece)
+        said, calls = self._take_apart(piece, event)
 
         stopped = False
         if self.num_tokens >= self._min_tokens:
-            piece, stopped = self._stops.push(piece)
+            said, stopped = self._stops.push(said)
         if event.finish and not stopped:
-            piece += self._stops.flush()
-        self._num_sent += len(piece)
+            said += self._stops.flush()
+        held = self._stops.num_held + (self._scanner.num_held if self._scanner is not None else 0)
+        self._num_settled = self._num_settled + len(said) if stopped else self._num_decoded - held
         tokens = self._told(bool(event.finish) and not stopped)
-        finish: Finish | None = "stop" if stopped else event.finish
+        if stopped:
+            return Delta(self._index, said, tokens, "stop")
+        called = event.finish == "stop" and self._scanner is not None and self._scanner.has_called
+        return Delta(self._index, said, tokens, "tool_calls" if called else event.finish, tuple(calls))
+
+    def _take_apart(self, piece: str, event: TokenEvent) -> tuple[str, list[CallDelta]]:
+        """What is said and what is called in a piece of text, of which the event's token may be none."""
         if self._scanner is None:
-            return Delta(self._index, piece, tokens, finish)
-        text, calls = self._scanner.push(piece)
-        if finish:
-            text += self._scanner.flush()
-        if finish == "stop" and self._scanner.num_calls:
-            finish = "tool_calls"
-        return Delta(self._index, text, tokens, finish, tuple(calls))
+            return piece, []
+        said, calls = self._scanner.push(piece)
+        if event.token in self._hidden:
+            said += self._scanner.interrupt()
+        if event.finish:
+            said += self._scanner.flush()
+        return said, calls
 
     def _told(self, everything: bool) -> tuple[ScoredToken, ...]:
         """The scored tokens whose text has begun to go out; at a natural end also those that have none."""
-        told = [scored for scored in self._scored if everything or scored.offset < self._num_sent]
+        told = [scored for scored in self._scored if everything or scored.offset < self._num_settled]
         del self._scored[: len(told)]
         return tuple(told)

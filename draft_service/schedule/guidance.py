@@ -49,6 +49,7 @@ class Guidance:
             if (matcher := self._at_cursor(sequence)) is not None:
                 path = [node.token, *(each.token for each in node.ancestors())][:-1]  # less the cursor
                 if sequence.id not in at_cursor:
+                    matcher.allowed()  # copies know then what that took to find out, of text nearly a millisecond each
                     at_cursor[sequence.id] = matcher.copy()
                 guides[row] = Guide(at_cursor[sequence.id], tuple(reversed(path)))
         return guides

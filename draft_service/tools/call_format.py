@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_TAG = re.compile(r"<[^<>\s]+>|\[\w+\]")
 
 
 @dataclass(frozen=True, slots=True)
 class CallFormat:
-    """Calls are written `opening` NAME `between` ARGUMENTS, for each other call `following` NAME `between` ARGUMENTS,
-    and in the end `closing`; arguments are a JSON object.
+    """An answer's first call is written `opening` NAME `between` ARGUMENTS, each further one `following` NAME `between`
+    ARGUMENTS, and behind the last comes `closing`. Arguments are a JSON object.
 
-    `following` is None where an answer has one call at most; `after_text` tells whether text may come before calls.
-    A chat template wants earlier calls with `no_content` as the content of messages that have calls alone, and
-    arguments perhaps as text. Where it knows nothing of tools, it is `explained` to the model how calls are written.
+    Without `following` an answer has one call at most. Text may come before calls if `after_text`.
+
+    In prompts, messages that only call have `no_content` for their content (None: no such field), and if
+    `arguments_as_text` the arguments of calls are JSON, else objects. A format that is `explained` is unknown to the
+    chat template: prompts say in words how to call.
     """
 
     opening: str
@@ -24,6 +29,13 @@ class CallFormat:
     no_content: str | None = None
     arguments_as_text: bool = False
     explained: bool = False
+
+    @property
+    def tag(self) -> str:
+        """What `opening` begins with if that is a tag such as `<tool_call>` or `[CALLS]`, which text does not have;
+        else empty."""
+        found = _TAG.match(self.opening)
+        return found[0] if found else ""
 
     def openings(self, names: Iterable[str]) -> dict[str, str]:
         """What comes before the arguments of an answer's first call, for each tool's name."""

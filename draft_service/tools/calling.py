@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from draft_service.text import Tokenizer
 from draft_service.tools.call_format import EXPLAINED, CallFormat
-from draft_service.tools.grammar import CallGrammar, Function
+from draft_service.tools.grammar import THINK, THOUGHT, CallGrammar, Offer, Thinking
 from draft_service.tools.learned import USER, NotLearntError, learn
 from draft_service.tools.prompt import Message, explained, for_template
 from draft_service.tools.scanner import CallScanner
@@ -19,55 +18,54 @@ from pipedec.logs import fields
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What an answer may call, `several` times or once; nothing is said else if it is `required`. The prompt tells of
-    all `tools`, as templates read them, though one alone may be asked for."""
-
-    tools: tuple[Message, ...]
-    functions: tuple[Function, ...]
-    required: bool
-    several: bool
-
-
 class ToolCalling:
     """In the format that the model's chat template has for it, or if there is none in one that its prompts explain."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        try:
-            self._form = learn(tokenizer.render, [tokenizer.token_text(token) for token in tokenizer.end_tokens])
-            self._grammar = CallGrammar(self._form, tokenizer.named_tokens, tokenizer.end_tokens)
-        except (NotLearntError, ValueError) as error:
-            _log.info("prompts explain how tools are called", extra=fields(reason=f"the chat template: {error}"))
-            self._form = EXPLAINED
-            self._grammar = CallGrammar(EXPLAINED, tokenizer.named_tokens, tokenizer.end_tokens)
-        texts = (self._form.opening, self._form.between, self._form.following or "", self._form.closing)
+        self.format, self._grammar = next(self._ways())
+        texts = (self.format.opening, self.format.between, self.format.following or "", self.format.closing)
         named = tokenizer.named_tokens.items()
         self._marks = frozenset(token for name, token in named if any(name in text for text in texts))
         self._takes_system = self._renders([{"role": "system", "content": "Be brief."}, dict(USER)])
 
-    @property
-    def form(self) -> CallFormat:
-        """How calls are written."""
-        return self._form
-
     def prompt(self, messages: Sequence[Message], offer: Offer | None, options: Mapping[str, Any]) -> list[int]:
         """The tokens of a conversation, of OpenAI's messages with plain content. Raises `RequestError`."""
         tools = () if offer is None else offer.tools
-        if self._form.explained:
+        if self.format.explained:
             told = explained(messages, tools, takes_system=self._takes_system)
             return self._tokenizer.encode_chat(told, options)
-        return self._tokenizer.encode_chat(for_template(messages, self._form), options, tools)
+        return self._tokenizer.encode_chat(for_template(messages, self.format), options, tools)
 
     def grammar(self, offer: Offer, prompt: Sequence[int]) -> str:
-        """That of the answer to a prompt."""
-        thinking = self._grammar.thinking(prompt)
-        return self._grammar.of(offer.functions, thinking, required=offer.required, several=offer.several)
+        """That of the answer to a prompt. Raises `RequestError`."""
+        if offer.json is not None and not self.format.after_text:
+            raise RequestError("of this model's answers a form and calls cannot be told apart: leave one out", "tools")
+        return self._grammar.of(offer, self._thinking(prompt))
 
     def scanner(self, offer: Offer) -> CallScanner:
         """For one answer."""
-        return CallScanner(self._form, [function.name for function in offer.functions], self._marks)
+        return CallScanner(self.format, [function.name for function in offer.functions], self._marks)
+
+    def _ways(self) -> Iterator[tuple[CallFormat, CallGrammar]]:
+        tokenizer = self._tokenizer
+        try:
+            learnt = learn(tokenizer.render, [tokenizer.token_text(token) for token in tokenizer.end_tokens])
+            yield learnt, CallGrammar(learnt, tokenizer.named_tokens, tokenizer.end_tokens)
+        except (NotLearntError, ValueError) as error:
+            _log.info("prompts explain how tools are called", extra=fields(reason=str(error)))
+        for named in (tokenizer.named_tokens, {}):
+            try:
+                yield EXPLAINED, CallGrammar(EXPLAINED, named, tokenizer.end_tokens)
+            except ValueError:  # a token is named like a part of the tag
+                continue
+
+    def _thinking(self, prompt: Sequence[int]) -> Thinking:
+        begun, ended = (self._tokenizer.named_tokens.get(each) for each in (THINK, THOUGHT))
+        if begun is None or ended is None:
+            return Thinking.NEVER
+        behind = next((token for token in reversed(prompt) if self._tokenizer.token_text(token).strip()), None)
+        return Thinking.HAS_BEGUN if behind == begun else Thinking.MAY_BEGIN
 
     def _renders(self, messages: Sequence[Message]) -> bool:
         try:

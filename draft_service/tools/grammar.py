@@ -13,7 +13,7 @@ from typing import Any
 from draft_service.tools.call_format import CallFormat
 from pipedec.model.grammar import inline_json
 
-THOUGHT = ("<think>", "</think>")
+THINK, THOUGHT = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,14 @@ class Function:
     strict: bool = False
 
 
+class Calls(Enum):
+    """Whether an answer has calls. Beside those that are `REQUIRED` nothing is said, but for a thought."""
+
+    NONE = auto()
+    POSSIBLE = auto()
+    REQUIRED = auto()
+
+
 class Thinking(Enum):
     """Whether the prompt ends within a thought of the model's, or the answer may begin with one."""
 
@@ -34,82 +42,104 @@ class Thinking(Enum):
     HAS_BEGUN = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What an answer may be. The prompt tells of all `tools`, as templates read them; these functions may be called,
+    `several` times or once. Where it does not call it is text, or JSON that follows the parameters of `json`."""
+
+    tools: Sequence[dict[str, Any]]
+    functions: Sequence[Function]
+    calls: Calls
+    several: bool = True
+    json: Function | None = None
+
+
 class CallGrammar:
     """Answers in a format of calls, by a model whose `named` tokens are no text to grammars, and of which `end_tokens`
-    end an answer."""
+    end an offer."""
 
-    def __init__(self, form: CallFormat, named: Mapping[str, int], end_tokens: Collection[int]) -> None:
+    def __init__(self, format: CallFormat, named: Mapping[str, int], end_tokens: Collection[int]) -> None:
         """Raises `ValueError` for a format in which calls cannot be told from text."""
-        self._form, self._named, self._end_tokens = form, named, end_tokens
-        self._name = re.compile("|".join(map(re.escape, sorted(named, key=len, reverse=True))) or r"(?!)")
-        # Calls begin with a token of their own, or with text that says nothing else.
-        self._mark = self._name.match(form.opening)
-        if self._mark is None and self._name.search(form.opening + form.between):
-            raise ValueError(f"{form.opening!r} begins calls with text and goes on with tokens")
-        self._has_thoughts = all(each in named for each in THOUGHT)
+        self._format, self._named = format, named
+        names = sorted((name for name in named if name.strip()), key=len, reverse=True)
+        self._name = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        # Calls begin with a token of their own, with a tag, or with all that is before their arguments.
+        self._token = self._name.match(format.opening)
+        self._mark = self._token[0] if self._token else format.tag
+        if not self._token and self._name.search(self._mark or format.opening + format.between):
+            raise ValueError(f"{format.opening!r} begins calls with text and goes on with tokens")
+        self._others = {name: token for name, token in named.items() if name != self._mark and token not in end_tokens}
 
-    def thinking(self, prompt: Sequence[int]) -> Thinking:
-        """How the prompt leaves the model."""
-        if not self._has_thoughts:
-            return Thinking.NEVER
-        begun, ended = (self._named[each] for each in THOUGHT)
-        latest = next((token for token in reversed(prompt) if token in (begun, ended)), ended)
-        return Thinking.HAS_BEGUN if latest == begun else Thinking.MAY_BEGIN
-
-    def of(self, functions: Sequence[Function], thinking: Thinking, *, required: bool, several: bool) -> str:
-        """The grammar of one answer, of `several` calls at most or one. If they are `required` nothing else is said,
-        but a thought before."""
-        form = self._form
-        openings = form.openings(each.name for each in functions)
-        arguments = [f"arguments_{index}" for index in range(len(functions))]
-        rules = {
-            rule: inline_json(each.parameters, lenient=not each.strict)
-            for rule, each in zip(arguments, functions, strict=True)
-        }
-        calls = (
-            f"{self._symbols(each.name + form.between)} {rule}" for rule, each in zip(arguments, functions, strict=True)
-        )
-        rules["call"] = " | ".join(calls)
-        if self._mark:
-            rules["first"] = f"{self._symbols(form.opening)} call"
-        else:
-            # One terminal up to the arguments, which ends TEXT: with that text, and lazy, where there may be some.
-            text, lazy = ("ANY ", "[lazy]") if form.after_text and not required else ("", "")
-            rules |= {f"begin_{index}{lazy}": text + _quoted(opening) for index, opening in enumerate(openings)}
-            rules["first"] = " | ".join(f"begin_{index} {rule}" for index, rule in enumerate(arguments))
-        more = several and form.following is not None
-        following = f"({self._symbols(form.following or '')} call)*" if more else ""
-        rules["calls"] = f"first {following} {self._symbols(form.closing)}"
-        rules |= self._said(openings)
-        rules["start"] = self._start(thinking, required)
+    def of(self, offer: Offer, thinking: Thinking) -> str:
+        """The grammar of one offer."""
+        format, calls = self._format, offer.calls is not Calls.NONE
+        openings = format.openings(each.name for each in offer.functions)
+        rules = {"start": self._start(offer, thinking)} | self._texts(openings)
+        if offer.json is not None:
+            rules["answer"] = _schema(offer.json)
+        if calls:
+            rules |= {f"arguments_{index}": _schema(each) for index, each in enumerate(offer.functions)}
+            rules |= self._first(openings, with_text=self._may_say(offer))
+            more = offer.several and format.following is not None
+            following = f"({self._symbols(format.following or '')} call)*" if more else ""
+            rules["calls"] = f"first {following} {self._symbols(format.closing)}"
+            if more or self._mark:
+                each = enumerate(offer.functions)
+                rules["call"] = " | ".join(
+                    f"{self._symbols(function.name + format.between)} arguments_{index}" for index, function in each
+                )
         return "\n".join(f"{name}: {body}" for name, body in rules.items())
 
-    def _start(self, thinking: Thinking, required: bool) -> str:
-        # Never one TEXT after another: both together may be what neither is.
-        if not self._form.after_text:
-            return "other* calls" if required else "other* (calls | TEXT (other SOME?)*)?"
-        if not required:
-            return "(TEXT? other)* TEXT? calls?"
-        if thinking is Thinking.NEVER:
-            return "calls"
-        begun, ended = (f"<[{self._named[each]}]>" for each in THOUGHT)
-        thought = f"(TEXT? unended)* TEXT? {ended} BLANK?"
-        return f"{thought} calls" if thinking is Thinking.HAS_BEGUN else f"({begun} {thought})? calls"
+    def _may_say(self, offer: Offer) -> bool:
+        """Whether text may come before calls."""
+        return self._format.after_text and offer.calls is Calls.POSSIBLE and offer.json is None
 
-    def _said(self, openings: Iterable[str]) -> dict[str, str]:
+    def _start(self, offer: Offer, thinking: Thinking) -> str:
+        # Never one TEXT after another: both together may be what neither is.
+        if offer.calls is Calls.REQUIRED:
+            return f"{self._thought(thinking)} calls"
+        if offer.json is not None:
+            return f"{self._thought(thinking)} (answer | calls)"
+        calls = "" if offer.calls is Calls.NONE else "calls"
+        if not self._format.after_text:
+            return f"other* ({calls and f'{calls} | '}TEXT (other SOME?)*)?"
+        return f"(TEXT? other)* TEXT? {calls and f'{calls}?'}"
+
+    def _thought(self, thinking: Thinking) -> str:
+        """What comes before an answer that is no text."""
+        if thinking is Thinking.NEVER or not self._format.after_text:
+            return "other*"
+        begun, ended = (f"<[{self._named[each]}]>" for each in (THINK, THOUGHT))
+        thought = f"(TEXT? unended)* TEXT? {ended} BLANKS?"
+        return thought if thinking is Thinking.HAS_BEGUN else f"({begun} {thought})?"
+
+    def _texts(self, openings: Iterable[str]) -> dict[str, str]:
         """Text that does not look like a call, and tokens that are no text: but for those that begin calls, or end
         thoughts, or answers, which end wherever they may."""
-        mark = self._mark[0] if self._mark else ""
-        others = {name: token for name, token in self._named.items() if name != mark and token not in self._end_tokens}
+        mark = _quoted(self._mark) if self._mark else " | ".join(map(_quoted, openings))
         return {
             "ANY": r"/(?s:.*)/",
             "SOME": r"/(?s:.+)/",
-            "BLANK": r"/\s{1,8}/",
-            "MARK": _quoted(mark) if mark else " | ".join(map(_quoted, openings)),
-            "TEXT": "SOME & ~(ANY MARK ANY)" if self._form.after_text else "SOME & ~(MARK ANY)",
-            "other": _one_of(others.values()),
-            "unended": _one_of(token for name, token in others.items() if name != THOUGHT[1]),
+            "BLANKS": r"/\s{1,8}/",
+            "MARK": mark,
+            "TEXT": "SOME & ~(ANY MARK ANY)" if self._format.after_text else r"SOME & ~(/\s*/ MARK ANY)",
+            "other": _one_of(self._others.values()),
+            "unended": _one_of(token for name, token in self._others.items() if name != THOUGHT),
         }
+
+    def _first(self, openings: Iterable[str], *, with_text: bool) -> dict[str, str]:
+        """The first call, with the text before it where a mark of text is what ends that."""
+        if self._token:
+            return {"first": f"{self._symbols(self._format.opening)} call"}
+        # One terminal up to the end of the mark: lazy, for it ends there.
+        lead, lazy = ("ANY", "[lazy]") if with_text else (r"/\s{0,8}/", "")
+        if self._mark:
+            rest = self._symbols(self._format.opening.removeprefix(self._mark))
+            return {f"begin{lazy}": "BEGIN", "BEGIN": f"{lead} {_quoted(self._mark)}", "first": f"begin {rest} call"}
+        rules = dict[str, str]()
+        for index, opening in enumerate(openings):
+            rules |= {f"begin_{index}{lazy}": f"BEGIN_{index}", f"BEGIN_{index}": f"{lead} {_quoted(opening)}"}
+        return rules | {"first": " | ".join(f"begin_{i} arguments_{i}" for i in range(len(rules) // 2))}
 
     def _symbols(self, text: str) -> str:
         """Text with tokens in it that a model has for parts of it."""
@@ -118,6 +148,10 @@ class CallGrammar:
             symbols += [_quoted(text[end : name.start()]), f"<[{self._named[name[0]]}]>"]
             end = name.end()
         return " ".join(each for each in (*symbols, _quoted(text[end:])) if each != '""')
+
+
+def _schema(function: Function) -> str:
+    return inline_json(function.parameters, lenient=not function.strict)
 
 
 def _one_of(tokens: Iterable[int]) -> str:

@@ -27,24 +27,31 @@ class CallDelta:
 
 
 class CallScanner:
-    """Takes an answer in `form` apart, in which the tools of these `names` may be called. It needs the names of the
-    special tokens `marks` in its text."""
+    """Takes an answer in this format apart, in which the tools of these `names` may be called. It needs the names of
+    the special tokens `marks` in the text, and to be told of other ones."""
 
-    def __init__(self, form: CallFormat, names: Collection[str], marks: Collection[int] = ()) -> None:
+    def __init__(self, format: CallFormat, names: Collection[str], marks: Collection[int] = ()) -> None:
         self.marks = marks
-        self._after_text = form.after_text
-        self._openings, self._followings = form.openings(names), form.followings(names)
+        self._after_text, self._tag = format.after_text, format.tag
+        self._openings, self._followings = format.openings(names), format.followings(names)
         self._held = ""
         self._arguments: _JsonObject | None = None  # of the call that is being written
         self.num_calls = 0
 
+    @property
+    def num_held(self) -> int:
+        """Characters that nothing is known of yet."""
+        return len(self._held)
+
+    @property
+    def has_called(self) -> bool:
+        """Whether there were calls, all of them whole."""
+        return self.num_calls > 0 and self._arguments is None
+
     def push(self, piece: str) -> tuple[str, list[CallDelta]]:
         """What is said, and of calls what is certain now and was not before."""
         self._held += piece
-        said, calls = "", list[CallDelta]()
-        if not self.num_calls:
-            said, begun = self._said()
-            calls += begun
+        said, calls = ("", []) if self.num_calls else self._say()
         while self.num_calls and self._held:
             if self._arguments is not None:
                 calls.append(CallDelta(self.num_calls - 1, self._take(self._arguments.end_in(self._held))))
@@ -56,11 +63,21 @@ class CallScanner:
                 break
         return said, calls
 
-    def flush(self) -> str:
-        """What waited and is said after all: the answer is over. A call that was cut before its arguments is none."""
-        return "" if self.num_calls else self._take(len(self._held))
+    def interrupt(self) -> str:
+        """There is a special token here, which is no text: a call does not begin before it and end behind it. What
+        waited, and is said."""
+        if self.num_calls:
+            return ""
+        if self._held and not self._after_text:
+            self._openings = {}
+        return self._take(len(self._held))
 
-    def _said(self) -> tuple[str, list[CallDelta]]:
+    def flush(self) -> str:
+        """What waited, and is said after all: the answer is over. A call that was cut before its arguments is none."""
+        is_call = self.num_calls or (self._tag and self._held.lstrip().startswith(self._tag))
+        return "" if is_call else self._take(len(self._held))
+
+    def _say(self) -> tuple[str, list[CallDelta]]:
         head = _first(self._held, self._openings)
         if head and (self._after_text or not self._held[: head[0]].strip()):
             said = self._held[: head[0]].rstrip()

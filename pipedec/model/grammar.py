@@ -51,7 +51,7 @@ def json_grammar(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
 def inline_json(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
     """The same as a part of a rule of a grammar."""
     options = JSON_OPTIONS | (LENIENT_OPTIONS if lenient else {})
-    return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+    return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False, separators=(",", ":"))
 
 
 def regex_grammar(pattern: str) -> str:

@@ -113,8 +113,8 @@ def test_asking_for_no_form_leaves_answers_free(
     ("fields", "param", "message"),
     [
         ({"response_format": "json"}, "response_format", ""),
-        ({"response_format": {}}, "response_format", "type"),
-        ({"response_format": {"type": "xml"}}, "response_format", "'text', 'json_object', 'json_schema'"),
+        ({"response_format": {}}, "response_format.type", "type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "'text', 'json_object', 'json_schema'"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
         ({"response_format": named(POINT, name=5)}, "response_format.json_schema.name", "string"),
         ({"response_format": named("{}")}, "response_format.json_schema.schema", "dictionary"),

@@ -17,7 +17,7 @@ from draft_service.grammar_trial import GrammarTrial
 from draft_service.text import Tokenizer
 from pipedec.metrics.requests import RequestMetrics
 from pipedec.model.grammar import Grammars
-from tests.api.scripted import MODEL, ScriptedEngine, served
+from tests.api.scripted import MODEL, ScriptedEngine, served, tokens_of
 from tests.tools.templates import FAMILIES
 
 CITY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -35,7 +35,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def engine(tokenizer: Tokenizer) -> ScriptedEngine:
-    return ScriptedEngine(tokenizer, info=EngineInfo(MODEL, 4096, 258, ((0, 5),)))
+    return ScriptedEngine(tokenizer, info=EngineInfo(MODEL, 16384, 258, ((0, 5),)))
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +93,12 @@ def test_an_answer_that_calls_as_it_comes(client: openai.OpenAI, engine: Scripte
 
 
 def test_an_answer_that_does_not_call(client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars) -> None:
-    engine.say("It is <tool_call> sunny. ")
+    engine.say("It is <tool> sunny. ")
     choice = client.chat.completions.create(model=MODEL, messages=ASK, tools=[WEATHER], n=2).choices[1]
-    assert (choice.finish_reason, choice.message.content) == ("stop", "It is <tool_call> sunny. ")
+    assert (choice.finish_reason, choice.message.content) == ("stop", "It is <tool> sunny. ")
     assert choice.message.tool_calls is None
     assert all(may_be(engine, grammars, text) for text in ("", "Hm.", ROME, f"Hm.{ROME}", f"{ROME}\n{ROME}"))
-    assert not any(may_be(engine, grammars, text) for text in (ROME.replace("city", "town"), ROME[:-1]))
-    assert may_be(engine, grammars, NOW), "of what is not offered, and so it is text"
+    assert not any(may_be(engine, grammars, text) for text in (NOW, ROME.replace("city", "town"), ROME[:-1], ROME[:12]))
 
 
 def test_one_that_has_to(client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars) -> None:
@@ -126,20 +125,68 @@ def test_one_that_has_to_call_this_one(client: openai.OpenAI, engine: ScriptedEn
     assert "weather" in prompt(engine), "the conversation's prompts stay alike"
 
 
-def test_one_that_may_not(client: openai.OpenAI, engine: ScriptedEngine) -> None:
-    engine.say(ROME)
+def test_one_that_may_not(client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars) -> None:
+    engine.say("Hm.")
     choice = client.chat.completions.create(
         model=MODEL, messages=ASK, tools=[WEATHER], tool_choice="none", response_format={"type": "text"}
     ).choices[0]
-    assert (choice.finish_reason, choice.message.content) == ("stop", ROME)
-    assert engine.requests[-1].sampling.grammar == ""
-    assert "It." not in prompt(engine)
+    assert (choice.finish_reason, choice.message.content) == ("stop", "Hm.")
+    assert may_be(engine, grammars, "Hm.")
+    assert not may_be(engine, grammars, ROME)
+    assert "It." in prompt(engine), "the conversation's prompts stay alike"
+
+
+def test_one_that_has_a_form_if_it_does_not_call(
+    client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars
+) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "point", "schema": CITY}}
+    engine.say(ROME)
+    answer = client.chat.completions.create(model=MODEL, messages=ASK, tools=[WEATHER], response_format=form)
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert all(may_be(engine, grammars, text) for text in (ROME, '{"city": "x"}'))
+    assert not any(may_be(engine, grammars, text) for text in ("Hm.", f"Hm.{ROME}", '{"town": "x"}'))
+    client.chat.completions.create(
+        model=MODEL, messages=ASK, tools=[WEATHER], response_format=form, tool_choice="none", max_tokens=3
+    )
+    assert may_be(engine, grammars, '{"city": "x"}')
+    assert not may_be(engine, grammars, ROME)
+
+
+def test_one_that_may_call_some(client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars) -> None:
+    engine.say(NOW)
+    some: Any = {"mode": "required", "tools": [{"type": "function", "function": {"name": "time"}}]}
+    choice: Any = {"type": "allowed_tools", "allowed_tools": some}
+    client.chat.completions.create(model=MODEL, messages=ASK, tools=[WEATHER, TIME], tool_choice=choice)
+    assert [may_be(engine, grammars, text) for text in (NOW, ROME, "Hm.")] == [True, False, False]
+
+
+def test_stop_strings_are_of_what_is_said(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    engine.say(f"Hm.{ROME}")
+    asked: dict[str, Any] = {"model": MODEL, "messages": ASK, "tools": [WEATHER], "logprobs": True}
+    called = client.chat.completions.create(**asked, stop=["Rome", "\n"]).choices[0]
+    assert (called.finish_reason, called.message.content) == ("tool_calls", "Hm.")
+    cut = client.chat.completions.create(**asked, stop=["m."]).choices[0]
+    assert (cut.finish_reason, cut.message.content, cut.message.tool_calls) == ("stop", "H", None)
+    assert [len((choice.logprobs.content if choice.logprobs else None) or ()) for choice in (called, cut)] == [
+        len(f"Hm.{ROME}"),
+        1,
+    ]
+
+
+def test_a_stop_token_in_the_middle_of_a_call(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    engine.say(ROME)
+    (token,) = tokens_of(engine.tokenizer, b"R")
+    choice = client.chat.completions.create(
+        model=MODEL, messages=ASK, tools=[WEATHER], extra_body={"stop_token_ids": [token]}
+    ).choices[0]
+    assert choice.finish_reason == "stop", "the call is not whole"
 
 
 @pytest.mark.parametrize(
     ("cut", "content", "calls"),
     [
-        (len("Hm. <tool_call>\n{"), "Hm. <tool_call>\n{", None),
+        (len("Hm. <tool_"), "Hm. <tool_", None),
+        (len("Hm. <tool_call>\n{"), "Hm.", None),
         (len('Hm. <tool_call>\n{"name": "weather", "arguments": {"ci'), "Hm.", [("weather", '{"ci')]),
     ],
 )
@@ -190,8 +237,11 @@ def tool(**fields: Any) -> dict[str, Any]:
         (tool(name="a b"), "tools.0.function.name"),
         (tool(parameters={"type": "array"}), "tools.0.function.parameters.type"),
         (tool(parameters="{}"), "tools.0.function.parameters"),
-        (tool(strict=True, parameters={"properties": {"a": {"type": "array", "uniqueItems": True}}}), "tools"),
-        (tool(parameters={"$ref": "#/nowhere"}), "tools"),
+        (
+            tool(strict=True, parameters={"properties": {"a": {"type": "array", "uniqueItems": True}}}),
+            "tools.0.function.parameters",
+        ),
+        (tool(parameters={"$ref": "#/nowhere"}), "tools.0.function.parameters"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
         ({"tools": [TIME, TIME]}, "tools"),
         ({"tools": [TIME] * 129}, "tools"),
@@ -199,13 +249,13 @@ def tool(**fields: Any) -> dict[str, Any]:
         ({"tools": [TIME], "tool_choice": "always"}, "tool_choice"),
         (
             {"tools": [TIME], "tool_choice": {"type": "function", "function": {"name": "x"}}},
-            "tool_choice.function.name",
+            "tool_choice",
         ),
-        ({"tools": [TIME], "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [TIME], "extra_body": {"structured_outputs": {"regex": "a"}}}, "structured_outputs.regex"),
         ({"tools": [TIME], "extra_body": {"min_tokens": 2}}, "min_tokens"),
         ({"tools": [TIME], "extra_body": {"ignore_eos": True}}, "ignore_eos"),
-        (call(arguments="[]"), "messages.0.tool_calls.0.function.arguments"),
-        (call(arguments="{"), "messages.0.tool_calls.0.function.arguments"),
+        (call(arguments='"\\ud800"'), "messages.0.tool_calls.0.function.arguments"),
+        (call(arguments="[" * 100_000), "messages.0.tool_calls.0.function.arguments"),
         (call(arguments={}), "messages.0.tool_calls.0.function.arguments"),
         ({"messages": [{"role": "assistant"}]}, "messages.0.content"),
         (
@@ -231,6 +281,48 @@ def test_other_arguments_may_be_where_the_schema_says_so(
         assert may_be(engine, grammars, more) == possible
 
 
+def test_patterns_that_look_around_are_left_out_if_not_strict(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    """As libraries write them for addresses and numbers."""
+    engine.say(NOW)
+    schema = {"type": "string", "pattern": "^(?!\\.)[a-z.]+@x$"}
+    for strict in (False, True):
+        parameters = {"type": "object", "properties": {"to": schema}, "required": ["to"]}
+        asked: dict[str, Any] = {"model": MODEL, "messages": ASK, **tool(parameters=parameters, strict=strict)}
+        if strict:
+            with pytest.raises(openai.BadRequestError):
+                client.chat.completions.create(**asked)
+        else:
+            client.chat.completions.create(**asked)
+
+
+def test_required_arguments_may_be_others_than_those_listed(
+    client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars
+) -> None:
+    engine.say(NOW)
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["more"]}
+    function: Any = {"name": "weather", "parameters": parameters}
+    client.chat.completions.create(model=MODEL, messages=ASK, tools=[{"type": "function", "function": function}])
+    assert may_be(engine, grammars, ROME.replace('"city": "Rome"', '"more": 1'))
+
+
+def test_every_tool_is_tried_though_text_may_come_first(client: openai.OpenAI) -> None:
+    """The trial of a grammar goes a short way, which text could fill."""
+    many = {"type": "object", "properties": {f"p{index}": {"type": "integer"} for index in range(500)}}
+    function: Any = {"name": "weather", "parameters": many}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model=MODEL, messages=ASK, tools=[TIME, {"type": "function", "function": function}]
+        )
+    assert refused.value.param == "tools.1.function.parameters"
+
+
+def test_arguments_that_were_cut_go_back(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    engine.say("Hm.")
+    messages: Any = [*ASK, *call(arguments='{"city": "Ro')["messages"], *ASK]
+    client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER])
+    assert '{"arguments": "{\\"city\\": \\"Ro"}' in prompt(engine)
+
+
 def test_what_only_people_read_costs_no_grammar(client: openai.OpenAI, engine: ScriptedEngine) -> None:
     """Properties may have the names of such keywords."""
     engine.say(NOW)
@@ -239,8 +331,8 @@ def test_what_only_people_read_costs_no_grammar(client: openai.OpenAI, engine: S
     function: Any = {"name": "name_it", "parameters": parameters}
     client.chat.completions.create(model=MODEL, messages=ASK, tools=[{"type": "function", "function": function}])
     grammar = engine.requests[-1].sampling.grammar
-    assert '"properties": {"title": {"type": "string", "enum": ["title"]}}' in grammar
-    assert '"required": ["title"]' in grammar
+    assert '"properties":{"title":{"type":"string","enum":["title"]}}' in grammar
+    assert '"required":["title"]' in grammar
     assert "long" in prompt(engine)
 
 

@@ -55,6 +55,22 @@ PARAMETERS = _template(
 )
 """As Qwen3-Coder: arguments are no JSON."""
 
+SORTED = _template(
+    f"{_EACH}<tool_call>{{{{ function.name }}}}:{{{{ function.arguments | dictsort }}}}</tool_call>{{% endfor %}}"
+)
+"""As FunctionGemma: arguments are no JSON, and as text an error of Python's."""
+
+UNNAMED_END = _template(f"{_EACH}[CALLS]{{{{ function.name }}}}{{{{ function.arguments | tojson }}}}{{% endfor %}}")
+"""Where the name ends is not said."""
+
+COUNTED = _template(
+    f"{_EACH}[CALLS]{{{{ function.name }}}} {{{{ loop.index0 }}}} {{{{ function.arguments | tojson }}}}{{% endfor %}}"
+)
+"""As Kimi's: calls are numbered behind their names."""
+
+ENDLESS = TAGS.replace("</tool_call>{% endfor %}<|end|>", "</tool_call>{% endfor %}")
+"""An answer with calls is not ended by an end token of the model's."""
+
 NUMBERED = _template(f'{_EACH}[CALLS]{{"id": "{{{{ loop.index0 }}}}", {_JSON[1:]}}}{{% endfor %}}')
 """As Cohere's."""
 
@@ -87,6 +103,10 @@ FAMILIES = {
     "as text": Family(AS_TEXT, {"<call>": True, "</call>": True}),
     "parameters": Family(PARAMETERS, {}),
     "numbered": Family(NUMBERED, {"[CALLS]": True}),
+    "sorted": Family(SORTED, {}),
+    "unnamed end": Family(UNNAMED_END, {}),
+    "counted": Family(COUNTED, {}),
+    "endless": Family(ENDLESS, {}),
     "ignorant": Family(IGNORANT, {}),
     "user first": Family(USER_FIRST, {}),
 }

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from draft_service.api.transcript import Delta, Transcript
 from draft_service.generation import TokenEvent
 from draft_service.text import Tokenizer
-from draft_service.tools.calling import Offer, ToolCalling
-from draft_service.tools.grammar import Function
+from draft_service.tools.calling import ToolCalling
+from draft_service.tools.grammar import Calls, Function, Offer
 from pipedec.model.grammar import Grammars, Matcher
 from tests.tools.templates import FAMILIES
 
@@ -34,11 +34,11 @@ CITY = {
 }
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 FUNCTIONS = {"weather": CITY, "weather.now": NOTHING, "time": NOTHING}
-OFFER = Offer((), tuple(Function(name, schema) for name, schema in FUNCTIONS.items()), required=False, several=True)
-REQUIRED, ONE = replace(OFFER, required=True), replace(OFFER, several=False)
+OFFER = Offer((), tuple(Function(name, schema) for name, schema in FUNCTIONS.items()), Calls.POSSIBLE)
+REQUIRED, ONE = replace(OFFER, calls=Calls.REQUIRED), replace(OFFER, several=False)
 VOCABULARY = 270
 
-Calls = list[tuple[str, Any]]
+Called = list[tuple[str, Any]]
 
 
 class Model(NamedTuple):
@@ -54,9 +54,9 @@ class Model(NamedTuple):
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer.backend.encode(text, add_special_tokens=False).ids
 
-    def written(self, said: str, calls: Calls) -> str:
+    def written(self, said: str, calls: Called) -> str:
         """An answer, as the model writes it."""
-        form = self.calling.form
+        form = self.calling.format
         each = [name + form.between + json.dumps(arguments, ensure_ascii=False) for name, arguments in calls]
         return said + (form.opening + (form.following or "").join(each) + form.closing if calls else "")
 
@@ -67,7 +67,7 @@ def model(family: str) -> Model:
     return Model(tokenizer, ToolCalling(tokenizer), Grammars(tokenizer.backend, VOCABULARY))
 
 
-def taken_apart(it: Model, tokens: Sequence[int], finish: str = "stop") -> tuple[str, Calls, Delta]:
+def taken_apart(it: Model, tokens: Sequence[int]) -> tuple[str, Called, Delta]:
     """What is said, what is called, and the answer as one delta."""
     (end,) = it.tokenizer.end_tokens
     transcript = Transcript(0, it.tokenizer, (), scanner=it.calling.scanner(OFFER))
@@ -107,12 +107,12 @@ SAID = st.one_of(st.just(""), st.text(TEXTS, min_size=1, max_size=20).map(lambda
 @pytest.mark.parametrize("family", FAMILIES)
 @given(said=SAID, calls=st.lists(ARGUMENTS, max_size=3))
 @settings(max_examples=40, deadline=None)
-def test_what_a_model_writes_is_allowed_and_taken_apart(family: str, said: str, calls: Calls) -> None:
+def test_what_a_model_writes_is_allowed_and_taken_apart(family: str, said: str, calls: Called) -> None:
     it = model(family)
     (end,) = it.tokenizer.end_tokens
-    if not it.calling.form.after_text and calls:
+    if not it.calling.format.after_text and calls:
         said = ""
-    calls = calls[:1] if it.calling.form.following is None else calls
+    calls = calls[:1] if it.calling.format.following is None else calls
     tokens = it.tokens(it.written(said, calls))
     assert is_allowed(it.matcher(OFFER), tokens, end)
     text, called, whole = taken_apart(it, tokens)
@@ -120,6 +120,53 @@ def test_what_a_model_writes_is_allowed_and_taken_apart(family: str, said: str, 
     assert whole.finish == ("tool_calls" if calls else "stop")
     assert is_allowed(it.matcher(REQUIRED), tokens, end) == (bool(calls) and not said)
     assert is_allowed(it.matcher(ONE), tokens, end) == (len(calls) <= 1)
+
+
+def chopped(it: Model, text: str, at: int, token: int) -> list[int]:
+    """Its tokens, with this one in the middle, as the grammar would not see that they belong together."""
+    bytes_ = text.encode()
+    return [*it.tokens(bytes_[:at].decode()), token, *it.tokens(bytes_[at:].decode())]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("at", [2, 5, 12])
+def test_a_call_does_not_begin_on_both_sides_of_a_hidden_token(family: str, at: int) -> None:
+    it = model(family)
+    (end,), start = it.tokenizer.end_tokens, it.tokenizer.named_tokens["<|start|>"]
+    text = it.written("", [("weather", {})]).replace("{}", "nonsense")
+    tokens = chopped(it, text, at, start)
+    if is_allowed(it.matcher(OFFER), tokens, end):
+        said, called, _ = taken_apart(it, tokens)
+        assert not called
+        assert said.replace("<|start|>", "") == text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("blanks", [" ", "\n\n", "\t \n", " " * 20])
+def test_blanks_before_a_call_change_nothing(family: str, blanks: str) -> None:
+    it = model(family)
+    (end,) = it.tokenizer.end_tokens
+    good = it.written(blanks, [("time", {})])
+    if len(blanks) < 9 or it.calling.format.after_text:
+        assert is_allowed(it.matcher(OFFER), it.tokens(good), end)
+    assert taken_apart(it, it.tokens(good))[:2] == ("", [("time", {})])
+    assert not is_allowed(it.matcher(OFFER), it.tokens(good.replace("{}", "nonsense")), end)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_thoughts_come_before_calls_that_are_required(family: str) -> None:
+    it = model(family)
+    (end,) = it.tokenizer.end_tokens
+    thinks = "<think>" in it.tokenizer.named_tokens
+    call = it.written("", [("time", {})])
+    thought = "Hm.</think>\n\n"
+    asked, thinking = it.tokens("Why <think> so?"), it.tokens("Why?<think>\n")
+    for prompt, answers in (
+        (asked, {call: True, f"<think>{thought}{call}": thinks, f"{thought}{call}": False}),
+        (thinking, {call: not thinks, f"{thought}{call}": thinks}),
+    ):
+        for text, allowed in answers.items():
+            assert is_allowed(it.matcher(REQUIRED, prompt), it.tokens(text), end) == allowed, text
 
 
 @pytest.mark.parametrize("offer", [OFFER, REQUIRED, ONE], ids=["any", "required", "one"])
@@ -131,7 +178,7 @@ def test_whatever_is_allowed_calls_what_there_is_as_it_wants(family: str, offer:
     matcher, tokens = it.matcher(offer), list[int]()
     printable = set(it.tokens("".join(map(chr, range(32, 127)))))
     named = set(it.tokenizer.named_tokens.values())
-    begin = dict(enumerate(it.tokens(it.calling.form.opening), 20))  # as by chance it would never
+    begin = dict(enumerate(it.tokens(it.calling.format.opening), 20))  # as by chance it would never
     for step in range(600):
         allowed = matcher.allowed()
         assert allowed is not None
@@ -149,5 +196,5 @@ def test_whatever_is_allowed_calls_what_there_is_as_it_wants(family: str, offer:
     for name, arguments in called:
         jsonschema.validate(arguments, FUNCTIONS[name])
     assert len(called) <= (600 if offer.several else 1)
-    if offer.required:
+    if offer.calls is Calls.REQUIRED:
         assert called

@@ -25,7 +25,7 @@ LEARNT = {
 
 @pytest.mark.parametrize("family", LEARNT)
 def test_the_format_is_that_of_earlier_calls_in_a_prompt(family: str) -> None:
-    assert ToolCalling(FAMILIES[family].tokenizer()).form == LEARNT[family]
+    assert ToolCalling(FAMILIES[family].tokenizer()).format == LEARNT[family]
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,17 @@ def test_the_format_is_that_of_earlier_calls_in_a_prompt(family: str) -> None:
     [
         ("parameters", "no name with a JSON object behind it"),
         ("numbered", "number its calls"),
+        ("sorted", "AttributeError"),
+        ("unnamed end", "name of a call does not end"),
+        ("counted", "number its calls"),
+        ("endless", "no end token"),
         ("ignorant", "does not name the tools"),
         ("user first", "does not name the tools"),
     ],
 )
 def test_where_it_cannot_be_learnt_prompts_explain_one(family: str, reason: str) -> None:
     tokenizer = FAMILIES[family].tokenizer()
-    assert ToolCalling(tokenizer).form is EXPLAINED
+    assert ToolCalling(tokenizer).format is EXPLAINED
     with pytest.raises(NotLearntError, match=reason):
         learn(tokenizer.render, ["<|end|>"])
 
@@ -47,8 +51,14 @@ def test_where_it_cannot_be_learnt_prompts_explain_one(family: str, reason: str)
 def test_calls_of_text_that_goes_on_with_tokens_cannot_be_told_from_text() -> None:
     family = FAMILIES["tags, as text"]
     tokenizer = family._replace(template=family.template.replace("<tool_call>", "to:<|start|>")).tokenizer()
-    assert ToolCalling(tokenizer).form is EXPLAINED
+    assert ToolCalling(tokenizer).format is EXPLAINED
+
+
+@pytest.mark.parametrize("name", ["\n", "tool_call", '{"name'])
+def test_a_token_may_have_any_name(name: str) -> None:
+    family = FAMILIES["ignorant"]
+    assert ToolCalling(family._replace(marks={name: True}).tokenizer()).format is EXPLAINED
 
 
 def test_a_model_without_a_chat_template_has_no_conversations_either() -> None:
-    assert ToolCalling(FAMILIES["ignorant"]._replace(template="").tokenizer()).form is EXPLAINED
+    assert ToolCalling(FAMILIES["ignorant"]._replace(template="").tokenizer()).format is EXPLAINED
