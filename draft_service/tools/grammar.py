@@ -56,7 +56,7 @@ class Offer:
 
 class CallGrammar:
     """Answers in a format of calls, by a model whose `named` tokens are no text to grammars, and of which `end_tokens`
-    end an offer."""
+    end an answer."""
 
     def __init__(self, format: CallFormat, named: Mapping[str, int], end_tokens: Collection[int]) -> None:
         """Raises `ValueError` for a format in which calls cannot be told from text."""
@@ -71,7 +71,7 @@ class CallGrammar:
         self._others = {name: token for name, token in named.items() if name != self._mark and token not in end_tokens}
 
     def of(self, offer: Offer, thinking: Thinking) -> str:
-        """The grammar of one offer."""
+        """The grammar of an answer."""
         format, calls = self._format, offer.calls is not Calls.NONE
         openings = format.openings(each.name for each in offer.functions)
         rules = {"start": self._start(offer, thinking)} | self._texts(openings)
@@ -107,8 +107,10 @@ class CallGrammar:
 
     def _thought(self, thinking: Thinking) -> str:
         """What comes before an answer that is no text."""
-        if thinking is Thinking.NEVER or not self._format.after_text:
+        if not self._format.after_text:
             return "other*"
+        if thinking is Thinking.NEVER or not {THINK, THOUGHT} <= self._named.keys():
+            return ""
         begun, ended = (f"<[{self._named[each]}]>" for each in (THINK, THOUGHT))
         thought = f"(TEXT? unended)* TEXT? {ended} BLANKS?"
         return thought if thinking is Thinking.HAS_BEGUN else f"({begun} {thought})?"
