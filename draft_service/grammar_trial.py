@@ -11,6 +11,7 @@ time than others have for it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
@@ -46,7 +47,7 @@ PATIENCE_SECONDS = 5.0  # by the clock, likewise
 SILENCE_SECONDS = 15.0  # after which the process itself must be at fault
 START_SECONDS = 60.0  # until the process can begin: it reads a tokenizer
 MOST_WAITING = 32
-REMEMBERED = 256
+REMEMBERED = 4096
 
 TOO_COMPLEX = "it is too complex; write a smaller one"
 
@@ -78,7 +79,7 @@ class GrammarTrial:
         self._process: subprocess.Popen[str] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
         self._pending: dict[Source, asyncio.Future[Outcome]] = {}
-        self._known: dict[Source, Outcome] = {}
+        self._known: dict[bytes, Outcome] = {}  # those asked for last come last; by digests, as sources are long
 
     def __enter__(self) -> Self:
         return self
@@ -94,8 +95,9 @@ class GrammarTrial:
     async def outcome(self, source: Source) -> Outcome:
         """What is known of this source: once those before it are tried, milliseconds, at worst seconds for each.
         Raises `UnavailableError` if too many wait, or none can be tried."""
-        if (known := self._known.get(source)) is not None:
-            return known
+        if (known := self._known.pop(key := _digest(source), None)) is not None:
+            self._known[key] = known
+            return known if known.refusal or known.grammar else Outcome(source.text)
         if (pending := self._pending.get(source)) is None:
             if len(self._pending) >= MOST_WAITING:
                 raise UnavailableError(f"{MOST_WAITING} new forms of answers are being tried; ask again", status=429)
@@ -110,7 +112,8 @@ class GrammarTrial:
             return
         if len(self._known) >= REMEMBERED:
             del self._known[next(iter(self._known))]
-        self._known[source] = done.result()
+        outcome = done.result()
+        self._known[_digest(source)] = Outcome("") if outcome.grammar == source.text else outcome
 
     def _try(self, source: Source) -> Outcome:
         if self._process is not None and self._process.poll() is not None:
@@ -152,6 +155,10 @@ class GrammarTrial:
             _kill(self._process)
             self._process.communicate()
             self._process = None
+
+
+def _digest(source: Source) -> bytes:
+    return hashlib.sha256("\0".join(source).encode()).digest()
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

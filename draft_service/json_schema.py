@@ -9,7 +9,7 @@ from typing import Any
 # Keywords that say nothing of what follows the schema; those that map names to schemas; those that have none in them.
 _ANNOTATIONS = {"description", "title", "default", "examples", "$comment", "deprecated", "readOnly", "writeOnly"}
 _MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-_VALUES = {"enum", "const", "required", "type"}
+_VALUES = {"enum", "const", "required", "type", "dependentRequired"}
 _LOOKS_AROUND = re.compile(r"\(\?<?[=!]|\\[1-9]")
 
 
@@ -31,7 +31,12 @@ def _inner(keyword: str, value: Any, lenient: bool) -> Any:
     if keyword in _VALUES:
         return value
     if keyword in _MAPS and isinstance(value, Mapping):
-        return {name: simplified(each, lenient=lenient) for name, each in value.items()}
+        beyond = lenient and keyword == "patternProperties"
+        return {
+            name: simplified(each, lenient=lenient)
+            for name, each in value.items()
+            if not (beyond and _LOOKS_AROUND.search(name))
+        }
     return simplified(value, lenient=lenient)
 
 

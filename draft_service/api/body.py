@@ -12,9 +12,11 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 def encodable(said: Any) -> Any:
     """For values of any type: JSON can escape half of a surrogate pair, which no tokenizer takes."""
     try:
-        (said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)).encode()
+        (said if isinstance(said, str) else json.dumps(said, ensure_ascii=False, allow_nan=False)).encode()
     except UnicodeEncodeError as error:
         raise PydanticCustomError("string_unicode", "Input should be Unicode without lone surrogates") from error
+    except ValueError as error:
+        raise PydanticCustomError("finite", "Input should have finite numbers only") from error
     except RecursionError as error:
         raise PydanticCustomError("recursion", "Input is nested too deeply") from error
     return said

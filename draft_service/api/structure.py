@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from draft_service.api.body import Body, Only, Schema, Text
 from draft_service.grammar_trial import Source
 from draft_service.json_schema import simplified
+from draft_service.tools.grammar import Form
 from pipedec.errors import RequestError
 from pipedec.model.grammar import choice_grammar, json_grammar, regex_grammar
 
@@ -71,21 +72,30 @@ class StructuredOutputs(Body):
     disable_additional_properties: Annotated[Any, Only(False)] = None
 
 
-def schema_of(response_format: ResponseFormat | None) -> tuple[dict[str, Any], bool] | None:
-    """Of the JSON that answers are to be, and whether it is to be followed strictly; None if they are text."""
+def form_of(response_format: ResponseFormat | None) -> tuple[Form | None, str]:
+    """The JSON that answers are to be, None if they are text, and the field that asks for it. Raises `RequestError`."""
     match response_format:
         case JsonObject():
-            return ANY_OBJECT, True
+            return Form(ANY_OBJECT, strict=True), "response_format"
         case JsonSchema(json_schema=named):
-            return ANY_OBJECT if named.json_schema is None else named.json_schema, bool(named.strict)
-    return None
+            field = "response_format.json_schema.schema"
+            schema = ANY_OBJECT if named.json_schema is None else named.json_schema
+            return Form(simple(schema, field, strict=bool(named.strict)), bool(named.strict)), field
+    return None, ""
+
+
+def simple(schema: Mapping[str, Any], field: str, *, strict: bool) -> dict[str, Any]:
+    """The schema as a grammar needs it. Raises `RequestError`."""
+    try:
+        without: dict[str, Any] = simplified(schema, lenient=not strict)
+    except RecursionError as error:
+        raise RequestError(f"{field} is nested too deeply", field) from error
+    return without
 
 
 def json_source(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -> tuple[Source, str]:
     try:
-        return Source(json_grammar(simplified(schema, lenient=lenient), lenient=lenient)), field
-    except RecursionError as error:
-        raise RequestError("the schema is nested too deeply", field) from error
+        return Source(json_grammar(schema, lenient=lenient)), field
     except ValueError as error:
         raise RequestError(f"{field} cannot be followed: numbers have at most 64 bits ({error})", field) from error
 
@@ -93,10 +103,9 @@ def json_source(schema: Mapping[str, Any], field: str, *, lenient: bool = False)
 def source_of(response_format: ResponseFormat | None, wanted: StructuredOutputs | None) -> tuple[Source | None, str]:
     """What is asked for, None if nothing is, and the field that asks. Raises `RequestError`."""
     asked: list[tuple[Source, str]] = []
-    if (form := schema_of(response_format)) is not None:
-        schema, strict = form
-        field = "response_format.json_schema.schema" if isinstance(response_format, JsonSchema) else "response_format"
-        asked.append(json_source(schema, field, lenient=not strict))
+    form, field = form_of(response_format)
+    if form is not None:
+        asked.append(json_source(form.schema, field, lenient=not form.strict))
     if wanted is not None:
         asked += _sources(wanted)
     if len(asked) > 1:
@@ -110,7 +119,8 @@ def source_of(response_format: ResponseFormat | None, wanted: StructuredOutputs 
 def _sources(wanted: StructuredOutputs) -> list[tuple[Source, str]]:
     asked = []
     if wanted.json_schema is not None:
-        asked.append(json_source(wanted.json_schema, "structured_outputs.json"))
+        field = "structured_outputs.json"
+        asked.append(json_source(simple(wanted.json_schema, field, strict=True), field))
     if wanted.json_object:
         asked.append(json_source(ANY_OBJECT, "structured_outputs.json_object"))
     if wanted.regex is not None:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from draft_service.api.body import Body, Schema, Text, encodable
-from draft_service.json_schema import simplified
+from draft_service.api.structure import simple
 from draft_service.tools.grammar import Calls, Function, Offer
 from pipedec.errors import RequestError
 
@@ -127,10 +127,8 @@ def _function(index: int, body: FunctionBody) -> Function:
     if _is_complete(parameters):
         # A function has no others, unless it says that it may, and small models like to make some up.
         parameters = {"additionalProperties": False} | parameters
-    try:
-        return Function(body.name, simplified(parameters, lenient=not body.strict), bool(body.strict))
-    except RecursionError as error:
-        raise RequestError("the schema is nested too deeply", field) from error
+    strict = bool(body.strict)
+    return Function(body.name, simple(parameters, field, strict=strict), strict)
 
 
 def _is_complete(parameters: Mapping[str, Any]) -> bool:

@@ -84,7 +84,7 @@ class Transcript:
         stopped = False
         if self.num_tokens >= self._min_tokens:
             said, stopped = self._stops.push(said)
-        if event.finish and not stopped:
+        if (event.finish or calls) and not stopped:
             said += self._stops.flush()
         held = self._stops.num_held + (self._scanner.num_held if self._scanner is not None else 0)
         self._num_settled = self._num_settled + len(said) if stopped else self._num_decoded - held

@@ -37,6 +37,11 @@ class CallFormat:
         found = _TAG.match(self.opening)
         return found[0] if found else ""
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What is always the same of answers with calls."""
+        return self.opening, self.between, self.following or "", self.closing
+
     def openings(self, names: Iterable[str]) -> dict[str, str]:
         """What comes before the arguments of an answer's first call, for each tool's name."""
         return {self.opening + name + self.between: name for name in names}

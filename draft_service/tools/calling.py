@@ -24,9 +24,8 @@ class ToolCalling:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.format, self._grammar = next(self._ways())
-        texts = (self.format.opening, self.format.between, self.format.following or "", self.format.closing)
         named = tokenizer.named_tokens.items()
-        self._marks = frozenset(token for name, token in named if any(name in text for text in texts))
+        self._marks = frozenset(token for name, token in named if any(name in text for text in self.format.texts))
         self._takes_system = self._renders([{"role": "system", "content": "Be brief."}, dict(USER)])
 
     def prompt(self, messages: Sequence[Message], offer: Offer | None, options: Mapping[str, Any]) -> list[int]:
@@ -39,13 +38,16 @@ class ToolCalling:
 
     def grammar(self, offer: Offer, prompt: Sequence[int]) -> str:
         """That of the answer to a prompt. Raises `RequestError`."""
-        if offer.json is not None and not self.format.after_text:
-            raise RequestError("of this model's answers a form and calls cannot be told apart: leave one out", "tools")
+        if offer.form is not None and not self.format.after_text:
+            raise RequestError(
+                "this model's calls cannot be told from JSON: leave out response_format or tools", "tools"
+            )
         return self._grammar.of(offer, self._thinking(prompt))
 
     def scanner(self, offer: Offer) -> CallScanner:
         """For one answer."""
-        return CallScanner(self.format, [function.name for function in offer.functions], self._marks)
+        names = [function.name for function in offer.functions]
+        return CallScanner(self.format, names, self._marks, after_text=self.format.after_text and offer.form is None)
 
     def _ways(self) -> Iterator[tuple[CallFormat, CallGrammar]]:
         tokenizer = self._tokenizer

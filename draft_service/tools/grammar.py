@@ -26,6 +26,14 @@ class Function:
     strict: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """JSON that follows a schema, with the same choice."""
+
+    schema: Mapping[str, Any]
+    strict: bool
+
+
 class Calls(Enum):
     """Whether an answer has calls. Beside those that are `REQUIRED` nothing is said, but for a thought."""
 
@@ -45,13 +53,13 @@ class Thinking(Enum):
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What an answer may be. The prompt tells of all `tools`, as templates read them; these functions may be called,
-    `several` times or once. Where it does not call it is text, or JSON that follows the parameters of `json`."""
+    `several` times or once. Where it does not call it is text, or has the `form`."""
 
     tools: Sequence[dict[str, Any]]
     functions: Sequence[Function]
     calls: Calls
     several: bool = True
-    json: Function | None = None
+    form: Form | None = None
 
 
 class CallGrammar:
@@ -68,17 +76,19 @@ class CallGrammar:
         self._mark = self._token[0] if self._token else format.tag
         if not self._token and self._name.search(self._mark or format.opening + format.between):
             raise ValueError(f"{format.opening!r} begins calls with text and goes on with tokens")
-        self._others = {name: token for name, token in named.items() if name != self._mark and token not in end_tokens}
+        own = {name for text in format.texts for name in self._name.findall(text)}
+        self._others = sorted(token for name, token in named.items() if name not in own and token not in end_tokens)
 
     def of(self, offer: Offer, thinking: Thinking) -> str:
         """The grammar of an answer."""
         format, calls = self._format, offer.calls is not Calls.NONE
         openings = format.openings(each.name for each in offer.functions)
         rules = {"start": self._start(offer, thinking)} | self._texts(openings)
-        if offer.json is not None:
-            rules["answer"] = _schema(offer.json)
+        if offer.form is not None:
+            rules["answer"] = inline_json(offer.form.schema, lenient=not offer.form.strict)
         if calls:
-            rules |= {f"arguments_{index}": _schema(each) for index, each in enumerate(offer.functions)}
+            schemas = (inline_json(each.parameters, lenient=not each.strict) for each in offer.functions)
+            rules |= {f"arguments_{index}": schema for index, schema in enumerate(schemas)}
             rules |= self._first(openings, with_text=self._may_say(offer))
             more = offer.several and format.following is not None
             following = f"({self._symbols(format.following or '')} call)*" if more else ""
@@ -92,14 +102,14 @@ class CallGrammar:
 
     def _may_say(self, offer: Offer) -> bool:
         """Whether text may come before calls."""
-        return self._format.after_text and offer.calls is Calls.POSSIBLE and offer.json is None
+        return self._format.after_text and offer.calls is Calls.POSSIBLE and offer.form is None
 
     def _start(self, offer: Offer, thinking: Thinking) -> str:
         # Never one TEXT after another: both together may be what neither is.
         if offer.calls is Calls.REQUIRED:
             return f"{self._thought(thinking)} calls"
-        if offer.json is not None:
-            return f"{self._thought(thinking)} (answer | calls)"
+        if offer.form is not None:
+            return "answer | calls"
         calls = "" if offer.calls is Calls.NONE else "calls"
         if not self._format.after_text:
             return f"other* ({calls and f'{calls} | '}TEXT (other SOME?)*)?"
@@ -112,12 +122,13 @@ class CallGrammar:
         if thinking is Thinking.NEVER or not {THINK, THOUGHT} <= self._named.keys():
             return ""
         begun, ended = (f"<[{self._named[each]}]>" for each in (THINK, THOUGHT))
-        thought = f"(TEXT? unended)* TEXT? {ended} BLANKS?"
+        others = _one_of(token for token in self._others if token != self._named[THOUGHT])
+        thought = f"(TEXT? {others})* TEXT? {ended} BLANKS?"
         return thought if thinking is Thinking.HAS_BEGUN else f"({begun} {thought})?"
 
     def _texts(self, openings: Iterable[str]) -> dict[str, str]:
-        """Text that does not look like a call, and tokens that are no text: but for those that begin calls, or end
-        thoughts, or answers, which end wherever they may."""
+        """TEXT, which does not look like a call, and `other`, the tokens that are no text: not those of calls, and not
+        those that end an answer, which may come wherever it can end."""
         mark = _quoted(self._mark) if self._mark else " | ".join(map(_quoted, openings))
         return {
             "ANY": r"/(?s:.*)/",
@@ -125,8 +136,7 @@ class CallGrammar:
             "BLANKS": r"/\s{1,8}/",
             "MARK": mark,
             "TEXT": "SOME & ~(ANY MARK ANY)" if self._format.after_text else r"SOME & ~(/\s*/ MARK ANY)",
-            "other": _one_of(self._others.values()),
-            "unended": _one_of(token for name, token in self._others.items() if name != THOUGHT),
+            "other": _one_of(self._others),
         }
 
     def _first(self, openings: Iterable[str], *, with_text: bool) -> dict[str, str]:
@@ -152,12 +162,15 @@ class CallGrammar:
         return " ".join(each for each in (*symbols, _quoted(text[end:])) if each != '""')
 
 
-def _schema(function: Function) -> str:
-    return inline_json(function.parameters, lenient=not function.strict)
-
-
 def _one_of(tokens: Iterable[int]) -> str:
-    numbers = ",".join(map(str, tokens))
+    """One of these tokens, given in ascending order."""
+    ranges = list[list[int]]()
+    for token in tokens:
+        if ranges and ranges[-1][1] == token - 1:
+            ranges[-1][1] = token
+        else:
+            ranges.append([token, token])
+    numbers = ",".join(f"{first}-{last}" if first < last else str(first) for first, last in ranges)
     return f"<[{numbers}]>" if numbers else r"/[^\s\S]/"  # which nothing is
 
 

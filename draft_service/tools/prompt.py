@@ -9,6 +9,7 @@ from typing import Any
 
 from draft_service.tools.call_format import EXPLAINED, CallFormat
 from draft_service.tools.scanner import ID_LENGTH
+from pipedec.errors import RequestError
 
 Message = dict[str, Any]
 
@@ -44,11 +45,13 @@ def _call(call: Message, format: CallFormat) -> Message:
 
 
 def _object(arguments: str) -> dict[str, Any]:
-    """Arguments that were cut are no object."""
+    """Arguments that were cut are no object; of functions without any some clients send nothing."""
     try:
-        said = json.loads(arguments)
+        said = json.loads(arguments.strip() or "{}")
     except ValueError:
         said = arguments
+    except RecursionError as error:
+        raise RequestError("the arguments of a call are nested too deeply", "messages") from error
     return said if isinstance(said, dict) else {"arguments": said}
 
 
@@ -117,5 +120,5 @@ def _plain(messages: Sequence[Message]) -> list[Message]:
 def _written(calls: Sequence[Message]) -> str:
     """Calls as the model wrote them."""
     functions = [call["function"] for call in calls]
-    each = [f"{function['name']}{EXPLAINED.between}{function['arguments']}" for function in functions]
+    each = [f"{function['name']}{EXPLAINED.between}{function['arguments'].strip() or '{}'}" for function in functions]
     return EXPLAINED.opening + (EXPLAINED.following or "").join(each) + EXPLAINED.closing

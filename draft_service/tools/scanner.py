@@ -30,9 +30,12 @@ class CallScanner:
     """Takes an answer in this format apart, in which the tools of these `names` may be called. It needs the names of
     the special tokens `marks` in the text, and to be told of other ones."""
 
-    def __init__(self, format: CallFormat, names: Collection[str], marks: Collection[int] = ()) -> None:
+    def __init__(
+        self, format: CallFormat, names: Collection[str], marks: Collection[int] = (), *, after_text: bool = True
+    ) -> None:
+        """Whether calls are such `after_text` too, not only at the beginning."""
         self.marks = marks
-        self._after_text, self._tag = format.after_text, format.tag
+        self._after_text, self._tag = after_text, format.tag
         self._openings, self._followings = format.openings(names), format.followings(names)
         self._held = ""
         self._arguments: _JsonObject | None = None  # of the call that is being written

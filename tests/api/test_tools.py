@@ -167,6 +167,12 @@ def test_stop_strings_are_of_what_is_said(client: openai.OpenAI, engine: Scripte
     assert (called.finish_reason, called.message.content) == ("tool_calls", "Hm.")
     cut = client.chat.completions.create(**asked, stop=["m."]).choices[0]
     assert (cut.finish_reason, cut.message.content, cut.message.tool_calls) == ("stop", "H", None)
+    waiting = client.chat.completions.create(**asked, stop=[f"m.{ROME}"], stream=True)
+    deltas = [chunk.choices[0].delta for chunk in waiting]
+    assert "".join(delta.content or "" for delta in deltas) == "Hm."
+    assert next(index for index, delta in enumerate(deltas) if delta.tool_calls) >= max(
+        index for index, delta in enumerate(deltas) if delta.content
+    ), "what is said comes before what is called"
     assert [len((choice.logprobs.content if choice.logprobs else None) or ()) for choice in (called, cut)] == [
         len(f"Hm.{ROME}"),
         1,
@@ -251,6 +257,13 @@ def tool(**fields: Any) -> dict[str, Any]:
             {"tools": [TIME], "tool_choice": {"type": "function", "function": {"name": "x"}}},
             "tool_choice",
         ),
+        (
+            {
+                "tools": [TIME],
+                "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "any"}}},
+            },
+            "response_format.json_schema.schema",
+        ),
         ({"tools": [TIME], "extra_body": {"structured_outputs": {"regex": "a"}}}, "structured_outputs.regex"),
         ({"tools": [TIME], "extra_body": {"min_tokens": 2}}, "min_tokens"),
         ({"tools": [TIME], "extra_body": {"ignore_eos": True}}, "ignore_eos"),
@@ -284,7 +297,12 @@ def test_other_arguments_may_be_where_the_schema_says_so(
 def test_patterns_that_look_around_are_left_out_if_not_strict(client: openai.OpenAI, engine: ScriptedEngine) -> None:
     """As libraries write them for addresses and numbers."""
     engine.say(NOW)
-    schema = {"type": "string", "pattern": "^(?!\\.)[a-z.]+@x$"}
+    around = "^(?!\\.)[a-z.]+@x$"
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "pattern": around}},
+        "patternProperties": {around: {}},
+    }
     for strict in (False, True):
         parameters = {"type": "object", "properties": {"to": schema}, "required": ["to"]}
         asked: dict[str, Any] = {"model": MODEL, "messages": ASK, **tool(parameters=parameters, strict=strict)}

@@ -19,7 +19,8 @@ from draft_service.api.transcript import Delta, Transcript
 from draft_service.generation import TokenEvent
 from draft_service.text import Tokenizer
 from draft_service.tools.calling import ToolCalling
-from draft_service.tools.grammar import Calls, Function, Offer
+from draft_service.tools.grammar import Calls, Form, Function, Offer
+from pipedec.errors import RequestError
 from pipedec.model.grammar import Grammars, Matcher
 from tests.tools.templates import FAMILIES
 
@@ -36,6 +37,13 @@ NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProper
 FUNCTIONS = {"weather": CITY, "weather.now": NOTHING, "time": NOTHING}
 OFFER = Offer((), tuple(Function(name, schema) for name, schema in FUNCTIONS.items()), Calls.POSSIBLE)
 REQUIRED, ONE = replace(OFFER, calls=Calls.REQUIRED), replace(OFFER, several=False)
+NOTE = {
+    "type": "object",
+    "properties": {"note": {"type": "string"}},
+    "required": ["note"],
+    "additionalProperties": False,
+}
+FORMED = replace(OFFER, form=Form(NOTE, strict=True))
 VOCABULARY = 270
 
 Called = list[tuple[str, Any]]
@@ -67,10 +75,10 @@ def model(family: str) -> Model:
     return Model(tokenizer, ToolCalling(tokenizer), Grammars(tokenizer.backend, VOCABULARY))
 
 
-def taken_apart(it: Model, tokens: Sequence[int]) -> tuple[str, Called, Delta]:
+def taken_apart(it: Model, tokens: Sequence[int], offer: Offer = OFFER) -> tuple[str, Called, Delta]:
     """What is said, what is called, and the answer as one delta."""
     (end,) = it.tokenizer.end_tokens
-    transcript = Transcript(0, it.tokenizer, (), scanner=it.calling.scanner(OFFER))
+    transcript = Transcript(0, it.tokenizer, (), scanner=it.calling.scanner(offer))
     events = [TokenEvent(token) for token in tokens]
     events.append(TokenEvent(end, finish="stop"))
     whole = Delta.joined([transcript.push(event) for event in events])
@@ -151,6 +159,41 @@ def test_blanks_before_a_call_change_nothing(family: str, blanks: str) -> None:
         assert is_allowed(it.matcher(OFFER), it.tokens(good), end)
     assert taken_apart(it, it.tokens(good))[:2] == ("", [("time", {})])
     assert not is_allowed(it.matcher(OFFER), it.tokens(good.replace("{}", "nonsense")), end)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_form_may_have_anything_in_it(family: str) -> None:
+    """A string that looks like a call is none."""
+    it = model(family)
+    (end,) = it.tokenizer.end_tokens
+    if not it.calling.format.after_text:
+        with pytest.raises(RequestError, match="cannot be told"):
+            it.matcher(FORMED)
+        return
+    note = it.written("", [("time", {})])
+    for said in (json.dumps({"note": note}), json.dumps({"note": "Hm."})):
+        plain = [token for letter in said for token in it.tokens(letter)]
+        assert is_allowed(it.matcher(FORMED), plain, end)
+        assert taken_apart(it, plain, FORMED)[:2] == (said, [])
+    called = it.tokens(note)
+    assert is_allowed(it.matcher(FORMED), called, end)
+    assert taken_apart(it, called, FORMED)[:2] == ("", [("time", {})])
+    assert not any(is_allowed(it.matcher(FORMED), it.tokens(text), end) for text in ("Hm.", f"Hm.{note}"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_of_calls_are_not_said(family: str) -> None:
+    """They have no text, and would be seen."""
+    it = model(family)
+    own = {
+        token
+        for name, token in it.tokenizer.named_tokens.items()
+        if any(name in text for text in it.calling.format.texts)
+    }
+    begin = set(it.tokens(it.calling.format.opening)[:1])
+    allowed = it.matcher(OFFER).allowed()
+    assert allowed is not None
+    assert own.intersection(np.flatnonzero(allowed).tolist()) <= begin
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,6 +11,7 @@ from draft_service.tools.call_format import EXPLAINED, CallFormat
 from draft_service.tools.calling import ToolCalling
 from draft_service.tools.grammar import Calls, Function, Offer
 from draft_service.tools.prompt import Message, explained, for_template
+from pipedec.errors import RequestError
 from tests.tools.templates import FAMILIES
 
 USER: Message = {"role": "user", "content": "Weather?"}
@@ -41,6 +42,11 @@ def test_templates_read_arguments_as_objects_and_results_with_names() -> None:
     assert for_template([said], bare)[0]["content"] == "Hm."
     stray = RESULT | {"tool_call_id": B, "name": "other"}
     assert for_template([CALLED, stray], bare)[1] == stray
+    blank = CALLED | {"tool_calls": [call(A, "weather", "")]}
+    assert for_template([blank], bare)[0]["tool_calls"][0]["function"]["arguments"] == {}
+    deep = CALLED | {"tool_calls": [call(A, "weather", "[" * 100_000)]}
+    with pytest.raises(RequestError, match="deeply"):
+        for_template([deep], bare)
     cut = CALLED | {"tool_calls": [call(A, "weather", '{"ci')]}
     assert for_template([cut], bare)[0]["tool_calls"][0]["function"]["arguments"] == {"arguments": '{"ci'}
 
