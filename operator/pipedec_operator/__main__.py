@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import signal
 import sys
+
+if __name__ == "__main__":  # process 1 has no default, and to import takes seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+import asyncio
+import logging
 from typing import Annotated
 
 import kopf
@@ -20,10 +24,11 @@ from pipedec_operator.cluster import ClusterError, connect
 from pipedec_operator.handlers import Keeper, Key, register, settings
 from pipedec_operator.manifests import Setting
 from pipedec_operator.metrics import OperatorMetrics
-from pipedec_operator.names import Kind
 from pipedec_operator.namespaces import Scope
 from pipedec_operator.reconcile import Reconciler, with_optional_kinds
 from pipedec_operator.reports import Reports
+
+SOON_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -66,15 +71,13 @@ def main(
     )
     health = Health()
     with HealthServer(host, port, health, registry):
-        again = True
-        while again:
-            setting = with_optional_kinds(given, cluster)
-            scope = Scope(cluster, _watched(setting), namespace or ())
-            metrics.keep(scope.wanted, scope.refused)
-            _tell(scope, resync_seconds)
-            reports: Reports[Key] = Reports()
-            keeper = Keeper(Reconciler(cluster, setting, reports.answers), metrics, resync_seconds, reports)
-            again = asyncio.run(_serve(keeper, setting, workers, health, scope, resync_seconds))
+        setting = with_optional_kinds(given, cluster)
+        scope = Scope(cluster, (names.RESOURCE, names.POD, *setting.kinds), namespace or ())
+        metrics.keep(scope.wanted, scope.refused)
+        _tell(scope)
+        reports: Reports[Key] = Reports()
+        keeper = Keeper(Reconciler(cluster, setting, reports.answers), metrics, resync_seconds, reports)
+        asyncio.run(_serve(keeper, setting, workers, health, scope, resync_seconds))
 
 
 def _label(given: str) -> tuple[str, str]:
@@ -84,22 +87,16 @@ def _label(given: str) -> tuple[str, str]:
     return key, value
 
 
-def _watched(setting: Setting) -> tuple[Kind, ...]:
-    return (names.RESOURCE, names.POD, *setting.kinds)
-
-
-def _tell(scope: Scope, seconds: float) -> None:
+def _tell(scope: Scope) -> None:
     """Says which namespaces cannot be kept. Raises `PipeDecError` if none can."""
     if scope.refused and not scope.kept:
         told = "; ".join(f"{namespace}: {why}" for namespace, why in scope.refused.items())
         raise PipeDecError(f"no namespace can be kept: {told}. Give the operator its Role in them")
     for namespace, why in scope.refused.items():
         _log.error(
-            "namespace %s is not kept: %s. Give the operator its Role there, or take it out of watchNamespaces; it is "
-            "tried again every %.0f seconds",
+            "namespace %s is not kept: %s. Give the operator its Role there, or take it out of watchNamespaces",
             namespace,
             why,
-            seconds,
         )
     if scope.wanted:
         _log.info("kept: %s", ", ".join(scope.kept))
@@ -107,8 +104,9 @@ def _tell(scope: Scope, seconds: float) -> None:
 
 async def _serve(
     keeper: Keeper, setting: Setting, workers: int, health: Health, scope: Scope, look_seconds: float
-) -> bool:
-    """Works until it is asked to end, or until other namespaces can be kept than at the start: then true."""
+) -> None:
+    """Works until it is asked to end. Raises `PipeDecError` when other namespaces can be kept than at the start, which
+    are looked at so often: kopf takes them up, or lets them go, when it is started anew."""
     handlers, ready, asked = kopf.OperatorRegistry(), asyncio.Event(), asyncio.Event()
     kinds = (names.POD, *setting.kinds)
     register(handlers, keeper, kinds)
@@ -131,12 +129,9 @@ async def _serve(
     health.reason = ""
     tasks = (operator, work, change)
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    again = change.done() or (operator.done() and not asked.is_set() and await asyncio.to_thread(scope.changed))
     for task in tasks:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    if again:
-        return not asked.is_set()
     for error in results:
         if isinstance(error, Exception):
             raise error
@@ -144,17 +139,22 @@ async def _serve(
         raise PipeDecError(
             "watching was given up for good; what was logged before tells why (may it watch everywhere?)"
         )
-    return False
 
 
-async def _until_changed(scope: Scope, seconds: float) -> None:
+async def _until_changed(scope: Scope, look_seconds: float) -> None:
+    """Raises `PipeDecError` when other namespaces can be kept, at two looks: a server that has just started refuses
+    what it has not read yet."""
+    seen = False
     while True:
-        await asyncio.sleep(seconds)
+        # What is refused is waited for.
+        await asyncio.sleep(min(look_seconds, SOON_SECONDS) if seen or scope.refused else look_seconds)
         try:
-            if await asyncio.to_thread(scope.changed):
-                return
+            before, seen = seen, await asyncio.to_thread(scope.changed)
         except ClusterError as error:
             _log.warning("looking at the namespaces to keep: %s", error)
+            continue
+        if before and seen:
+            raise PipeDecError("other namespaces can be kept than at the start: to be started anew with them")
 
 
 if __name__ == "__main__":
@@ -162,5 +162,5 @@ if __name__ == "__main__":
     app.command()(main)
     try:
         app()
-    except PipeDecError as error:
+    except (PipeDecError, ClusterError) as error:
         sys.exit(str(error))

@@ -17,8 +17,7 @@ from pipedec_operator.projection import revision
 
 MANIFEST_DIR, KEYS_DIR, API_KEY_DIR = Path("/etc/pipedec"), Path("/var/run/pipedec/keys"), Path("/var/run/pipedec/api")
 CACHE_DIR, CLAIMS_DIR = Path("/var/cache/pipedec"), Path("/var/run/pipedec/claims")
-# Volumes of the pipeline's own ConfigMap and keys, and what tells apart who names the Secret of an API key, of a token.
-OWN_VOLUMES, API_KEY_VOLUME, TOKEN_VARIABLE = frozenset({"manifest", "keys"}), "api", "HF_TOKEN"
+OWN_VOLUMES = frozenset({"manifest", "keys"})  # of the ConfigMap and the Secret that the operator makes
 USER = 10001  # the images' own
 LOADING_SECONDS = 3600  # a kubelet kills a container that has not answered /healthz once by then
 PROBE_PATHS = {STAGE: ("/healthz", "/readyz"), DRAFT: ("/health", "/ready")}  # alive, ready
@@ -157,7 +156,7 @@ def _environment(resource: PipeDecDeployment, pod: Pod, settings: PodSettings, n
         "HF_HOME": {"value": str(CACHE_DIR / "huggingface")},
     }
     if token:
-        variables[TOKEN_VARIABLE] = {"valueFrom": {"secretKeyRef": token.model_dump()}}
+        variables["HF_TOKEN"] = {"valueFrom": {"secretKeyRef": token.model_dump()}}
     for env in settings.env or ():
         variables[env.name] = {"value": env.value} if env.value_from is None else {"valueFrom": env.value_from}
     variables |= {name: {"value": value} for name, value in config(resource, pod, namespace).to_env().items()}
@@ -217,9 +216,7 @@ def _volumes(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> li
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(settings.shm_size)}})
     if pod.role == DRAFT and (key := resource.spec.serving.api_key_secret_ref):
         items = [{"key": key.key, "path": "key"}]
-        volumes.append(
-            {"name": API_KEY_VOLUME, "secret": {"secretName": key.name, "items": items, "defaultMode": 0o440}}
-        )
+        volumes.append({"name": "api", "secret": {"secretName": key.name, "items": items, "defaultMode": 0o440}})
     for index, claim in enumerate(_claims(resource, pod.role)):
         if claim == cache.claim_name:  # kubelets never mount a claim that a pod has as two volumes
             continue
@@ -237,7 +234,7 @@ def _mounts(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> lis
     if settings.shm_size is not None:
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     if pod.role == DRAFT and resource.spec.serving.api_key_secret_ref:
-        mounts.append({"name": API_KEY_VOLUME, "mountPath": str(API_KEY_DIR), "readOnly": True})
+        mounts.append({"name": "api", "mountPath": str(API_KEY_DIR), "readOnly": True})
     for index, claim in enumerate(_claims(resource, pod.role)):
         volume = "cache" if claim == resource.spec.model_cache.claim_name else f"claim-{index}"
         mounts.append({"name": volume, "mountPath": str(CLAIMS_DIR / claim), "readOnly": True})

@@ -26,6 +26,7 @@ from pipedec_operator.manifests import Owner, Setting
 from pipedec_operator.names import Kind, Object
 from pipedec_operator.plan import Action, Apply, describe, key, owner, plan, satisfied, terminating
 from pipedec_operator.projection import digest
+from pipedec_operator.references import Reference
 from pipedec_operator.refusals import Refusals
 from pipedec_operator.rollout import endpoint_ports, in_turn
 from pipedec_operator.status import Observation, status
@@ -92,14 +93,14 @@ class Reconciler:
         labels, setting = {names.DEPLOYMENT: name}, self._setting
         observed = [child for kind in setting.kinds for child in self._list(kind, namespace, labels)]
         pods = self._cluster.list(names.POD, namespace, labels)
-        lacks = self._lacks(namespace, pods)
+        lacks = self._lacks(raw, pods)
         found = partial(components, pods=pods, reports=self._reports, lacks=lacks)
         try:
             resource = parse_manifest(raw)
         except ManifestError as error:
             # What the last good spec asked for is left as it is, and its state is still told.
             seen = Observation(raw, None, found(observed, observed), self._clock(), invalid=str(error))
-            return Outcome(self._report(seen), pods=pods)
+            return Outcome(self._report(seen), again=bool(lacks), pods=pods)
         try:
             desired = self._desired(resource, raw, setting, endpoint_ports(observed, pods))
         except keyring.NotOursError as error:  # no keys can be had now; what runs has its own
@@ -133,25 +134,27 @@ class Reconciler:
         unheard = turns.later and any(self._in_vain(each, live) for each in turns.now)
         return Outcome(self._report(seen), again=bool(refused or obstacles or unheard or lacks), pods=pods)
 
-    def _lacks(self, namespace: str, pods: Sequence[Object]) -> dict[str, str]:
-        """By the name of each pod that cannot start for want of a Secret or ConfigMap: of which, and what to do. What
-        may not be looked at counts as there."""
-        there: dict[tuple[str, str], Object | None] = {}
+    def _lacks(self, raw: Object, pods: Sequence[Object]) -> dict[str, str]:
+        """By the name of each pod that cannot start for want of a Secret or ConfigMap: of which, and what to do. One
+        that cannot be looked at counts as there: nothing else waits for that."""
+        told: dict[Reference, str] = {}
         lacks: dict[str, list[str]] = {}
         for pod in pods:
             for reference in references.needed(pod):
-                identity = reference.kind.kind, reference.name
-                try:
-                    if identity not in there:
-                        there[identity] = self._cluster.get(reference.kind, namespace, reference.name)
-                except ClusterError as error:
-                    if error.passing:
-                        raise
-                    _log.warning("%s %s in namespace %s cannot be looked at: %s", *identity, namespace, error.message)
-                    continue
-                if lack := references.lack(reference, there[identity]):
-                    lacks.setdefault(pod["metadata"]["name"], []).append(lack)
-        return {name: "; ".join(dict.fromkeys(told)) for name, told in lacks.items()}
+                if reference not in told:
+                    told[reference] = self._lack(reference, raw)
+                if told[reference]:
+                    lacks.setdefault(pod["metadata"]["name"], []).append(told[reference])
+        return {name: "; ".join(dict.fromkeys(each)) for name, each in lacks.items()}
+
+    def _lack(self, reference: Reference, raw: Object) -> str:
+        kind, name, namespace = reference.kind, reference.name, raw["metadata"]["namespace"]
+        try:
+            live = self._cluster.get(kind, namespace, name)
+        except ClusterError as error:
+            _log.warning("%s %s in namespace %s cannot be looked at: %s", kind.kind, name, namespace, error.message)
+            return ""
+        return references.lack(reference, live, references.field_of(name, raw.get("spec", {})))
 
     def _list(self, kind: Kind, namespace: str, labels: dict[str, str]) -> list[Object]:
         try:

@@ -12,17 +12,16 @@ from pipedec_operator import causes, names, pods
 from pipedec_operator.names import Kind, Object
 
 _STARTING = frozenset({"ContainerCreating", "PodInitializing", "CreateContainerConfigError"})
-_SECTIONS = {names.STAGE: "spec.pipeline", names.DRAFT: "spec.draft"}
+_NAMED_BY = (".name", ".secretName")
 _KINDS = {"secret": names.SECRET, "configMap": names.CONFIG_MAP}
 
 
 class Reference(NamedTuple):
-    """What a pod cannot start without: an object with these keys, which `field` of the resource names."""
+    """What a pod cannot start without: an object with these keys."""
 
     kind: Kind
     name: str
     keys: tuple[str, ...]
-    field: str
 
 
 def needed(pod: Object) -> list[Reference]:
@@ -34,54 +33,63 @@ def needed(pod: Object) -> list[Reference]:
     reasons = {
         each.get("state", {}).get("waiting", {}).get("reason") for each in status.get("containerStatuses", ())
     } or _STARTING
-    section = _SECTIONS.get(pod["metadata"].get("labels", {}).get(names.COMPONENT, ""), "spec")
     found: list[Reference] = []
     if reasons & _STARTING:
-        found += _volumes(spec, section)
-        found += _variables(spec, section)
+        found += _volumes(spec)
+        found += _variables(spec)
     if reasons & causes.IMAGE_REASONS:
         secrets = spec.get("imagePullSecrets", ())
-        found += [Reference(names.SECRET, each["name"], (), "spec.images.pullSecrets") for each in secrets]
+        found += [Reference(names.SECRET, each["name"], ()) for each in secrets]
     return found
 
 
-def _volumes(spec: Object, section: str) -> Iterator[Reference]:
+def _volumes(spec: Object) -> Iterator[Reference]:
     for volume in spec.get("volumes", ()):
         if volume["name"] in pods.OWN_VOLUMES:
             continue
-        field = "spec.serving.apiKeySecretRef" if volume["name"] == pods.API_KEY_VOLUME else f"{section}.volumes"
         for source in (volume, *volume.get("projected", {}).get("sources", ())):
-            yield from _sources(source, field)
+            yield from _sources(source)
 
 
-def _sources(source: Object, field: str) -> Iterator[Reference]:
+def _sources(source: Object) -> Iterator[Reference]:
     for word, kind in _KINDS.items():
         wanted = source.get(word)
         if wanted and not wanted.get("optional"):
             # A volume of its own calls a Secret's name otherwise than a projected one.
             name = wanted.get("secretName") or wanted["name"]
-            yield Reference(kind, name, tuple(item["key"] for item in wanted.get("items", ())), field)
+            yield Reference(kind, name, tuple(item["key"] for item in wanted.get("items", ())))
 
 
-def _variables(spec: Object, section: str) -> Iterator[Reference]:
+def _variables(spec: Object) -> Iterator[Reference]:
     for container in spec.get("containers", ()):
         for variable in container.get("env", ()):
-            field = "spec.model.tokenSecretRef" if variable["name"] == pods.TOKEN_VARIABLE else f"{section}.env"
             source: dict[str, Any] = variable.get("valueFrom") or {}
             for word, kind in _KINDS.items():
                 wanted = source.get(f"{word}KeyRef")
                 if wanted and not wanted.get("optional"):
-                    yield Reference(kind, wanted["name"], (wanted["key"],), field)
+                    yield Reference(kind, wanted["name"], (wanted["key"],))
 
 
-def lack(reference: Reference, live: Object | None) -> str:
-    """What is wrong with an object as it is (None: there is none), and the remedy; empty if nothing is."""
-    kind, name, keys, field = reference
+def field_of(name: str, spec: object, path: str = "spec") -> str:
+    """Where a resource's spec names an object; empty where something else made the pod need it, such as its
+    ServiceAccount."""
+    if isinstance(spec, dict):
+        inner = ((f"{path}.{key}", value) for key, value in spec.items())
+    elif isinstance(spec, list):
+        inner = ((f"{path}[{index}]", value) for index, value in enumerate(spec))
+    else:
+        return path if spec == name and path.endswith(_NAMED_BY) else ""
+    return next((found for field, value in inner if (found := field_of(name, value, field))), "")
+
+
+def lack(reference: Reference, live: Object | None, field: str) -> str:
+    """What is wrong with an object as it is (None: there is none), which this field names, and the remedy; empty if
+    nothing is."""
+    kind, name, keys = reference
+    other = f", or name another in {field}" if field else ""
     if live is None:
         having = f" with the key {' and the key '.join(keys)}" if keys else ""
-        return f"{kind.kind} {name} is missing; create it{having}, or name another in {field}"
+        return f"{kind.kind} {name} is missing; create it{having}{other}"
     there = {*(live.get("data") or ()), *(live.get("binaryData") or ())}
     missing = [key for key in keys if key not in there]
-    if not missing:
-        return ""
-    return f"{kind.kind} {name} has no key {missing[0]}; add it, or name another in {field}"
+    return f"{kind.kind} {name} has no key {missing[0]}; add it{other}" if missing else ""

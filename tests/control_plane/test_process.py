@@ -123,6 +123,10 @@ class Process:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(10)
 
+    def end(self) -> int:
+        """Wait until it ends by itself."""
+        return self._process.wait(60)
+
     def terminate(self) -> int:
         self._process.terminate()
         return self._process.wait(30)
@@ -222,8 +226,12 @@ def test_a_namespace_without_its_role_costs_the_others_nothing(lab: Lab, wire: W
         assert f"namespace {other.namespace} is not kept: " in operator.log.read_text()
         assert not other.list(names.WORKLOAD)
         grant(other)
+        assert operator.end() == 1, "to be started anew, as a kubelet does"
+        operator.start()
         eventually(lambda: complete(other))
         rights.delete_namespaced_role_binding("operator", lab.namespace)
+        assert operator.end() == 1
+        operator.start()
         eventually(lambda: f"namespace {lab.namespace} is not kept: " in operator.log.read_text())
         delete(other, "lion-0-stage-1")
         eventually(lambda: complete(other))

@@ -9,12 +9,12 @@ import pytest
 
 from pipedec_operator import names
 from pipedec_operator.names import Object
-from pipedec_operator.references import Reference, lack, needed
+from pipedec_operator.references import Reference, field_of, lack, needed
 from tests.control_plane.samples import container, pod_of, workloads
 
 DRAFT, STAGE = "Deployment/lion-0-draft", "Deployment/lion-0-stage-0"
-TOKEN = Reference(names.SECRET, "hf", ("token",), "spec.model.tokenSecretRef")
-API_KEY = Reference(names.SECRET, "keys", ("api",), "spec.serving.apiKeySecretRef")
+TOKEN = Reference(names.SECRET, "hf", ("token",))
+API_KEY = Reference(names.SECRET, "keys", ("api",))
 
 
 def starting(workload: str = DRAFT, reason: str = "ContainerCreating", **spec: Any) -> Object:
@@ -50,17 +50,15 @@ def test_a_pod_needs_what_its_own_volumes_and_variables_name() -> None:
         ],
     }
     assert needed(starting(STAGE, pipeline=pipeline, model={"uri": "hf://a/b"})) == [
-        Reference(names.CONFIG_MAP, "ca", (), "spec.pipeline.volumes"),
-        Reference(names.SECRET, "p", ("k",), "spec.pipeline.volumes"),
-        Reference(names.CONFIG_MAP, "settings", ("a",), "spec.pipeline.env"),
+        Reference(names.CONFIG_MAP, "ca", ()),
+        Reference(names.SECRET, "p", ("k",)),
+        Reference(names.CONFIG_MAP, "settings", ("a",)),
     ]
 
 
 def test_a_pod_that_cannot_pull_its_image_needs_the_secrets_for_that() -> None:
     images = {"pullSecrets": [{"name": "registry"}]}
-    assert needed(starting(reason="ImagePullBackOff", images=images)) == [
-        Reference(names.SECRET, "registry", (), "spec.images.pullSecrets")
-    ]
+    assert needed(starting(reason="ImagePullBackOff", images=images)) == [Reference(names.SECRET, "registry", ())]
 
 
 def test_a_pod_of_which_the_kubelet_has_said_nothing_yet_is_looked_at() -> None:
@@ -95,11 +93,26 @@ def test_other_pods_wait_for_nothing(state: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_told_names_the_object_its_key_the_field_and_the_remedy(live: Object | None, told: str) -> None:
-    assert lack(API_KEY, live) == told
+    assert lack(API_KEY, live, "spec.serving.apiKeySecretRef") == told
 
 
 def test_a_key_may_be_binary_and_none_may_be_asked_for() -> None:
-    ca = Reference(names.CONFIG_MAP, "ca", (), "spec.pipeline.volumes")
-    assert lack(ca, {}) == ""
-    assert lack(ca, None) == "ConfigMap ca is missing; create it, or name another in spec.pipeline.volumes"
-    assert lack(ca._replace(keys=("a", "b")), {"binaryData": {"a": ""}, "data": {"b": ""}}) == ""
+    ca = Reference(names.CONFIG_MAP, "ca", ())
+    assert lack(ca, {}, "") == ""
+    assert lack(ca, None, "") == "ConfigMap ca is missing; create it"
+    assert lack(ca._replace(keys=("a", "b")), {"binaryData": {"a": ""}, "data": {"b": ""}}, "") == ""
+
+
+def test_a_field_is_that_which_names_it() -> None:
+    """A pod may need more than its resource names: what its ServiceAccount has, or an admission webhook adds."""
+    named = {"name": "B", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "ca"}}}
+    spec = {
+        "model": {"tokenSecretRef": {"name": "other", "key": "hf"}},
+        "draft": {
+            "env": [{"name": "A", "value": "hf"}, named],
+            "volumes": [{"name": "x", "secret": {"secretName": "s"}}],
+        },
+    }
+    assert field_of("hf", spec) == "spec.draft.env[1].valueFrom.secretKeyRef.name"
+    assert field_of("s", spec) == "spec.draft.volumes[0].secret.secretName"
+    assert field_of("ca", spec) == ""
