@@ -99,10 +99,10 @@ class Transcript:
         if self._scanner is None:
             return piece, []
         said, calls = self._scanner.push(piece)
-        if event.token in self._hidden:
-            said += self._scanner.interrupt()
         if event.finish:
             said += self._scanner.flush()
+        elif event.token in self._hidden:
+            said += self._scanner.interrupt()
         return said, calls
 
     def _told(self, everything: bool) -> tuple[ScoredToken, ...]:
