@@ -24,7 +24,7 @@ from draft_service.generation import EngineInfo, GenerationRequest
 from draft_service.grammar_trial import GrammarTrial
 from draft_service.text import Tokenizer
 from draft_service.tools.calling import ToolCalling
-from draft_service.tools.grammar import Calls, Offer
+from draft_service.tools.grammar import Offer
 from draft_service.tools.scanner import CallScanner
 from pipedec.errors import RequestError
 from pipedec.sampling_params import SamplingParams
@@ -139,8 +139,8 @@ class Admitter:
             raise RequestError(f"min_tokens must not be above max_tokens, {min(max_tokens)}", "min_tokens")
         end_tokens = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else self._end_tokens)
         self._check_vocabulary("stop_token_ids", body.stop_token_ids or ())
-        grammar = await self._forms.grammar(body, offer, prompts[0], can_end=bool(self._end_tokens))
-        sampling = self._sampling(body, end_tokens, logprobs, grammar)
+        asked = await self._forms.asked(body, offer, prompts[0], can_end=bool(self._end_tokens))
+        sampling = self._sampling(body, end_tokens, logprobs, asked.grammar)
         return Admission(
             tuple(
                 GenerationRequest(tuple(prompt), limit, replace(sampling, seed=_seed(body.seed, choice)), end_tokens)
@@ -150,7 +150,7 @@ class Admitter:
             (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
             sum(map(len, prompts)),
             continues,
-            None if offer is None or offer.calls is Calls.NONE else partial(self._calling.scanner, offer),
+            None if asked.offer is None else partial(self._calling.scanner, asked.offer),
         )
 
     def _sampling(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from draft_service.api.openai_types import GenerationBody
 from draft_service.api.structure import form_of, json_source, source_of
@@ -14,6 +15,13 @@ from pipedec.errors import RequestError
 from pipedec.sampling_params import MAX_GRAMMAR
 
 
+class Asked(NamedTuple):
+    """What answers follow, empty if anything will do, and which calls they may have."""
+
+    grammar: str
+    offer: Offer | None
+
+
 class Forms:
     """For one model. Without a `trial` of grammars nothing can be asked of answers. Raises `RequestError` for what
     cannot be followed."""
@@ -21,13 +29,13 @@ class Forms:
     def __init__(self, calling: ToolCalling, trial: GrammarTrial | None) -> None:
         self._calling, self._trial = calling, trial
 
-    async def grammar(self, body: GenerationBody, offer: Offer | None, prompt: Sequence[int], *, can_end: bool) -> str:
-        """What answers to the prompt follow; empty if anything will do. Whether there are end tokens (`can_end`)."""
+    async def asked(self, body: GenerationBody, offer: Offer | None, prompt: Sequence[int], *, can_end: bool) -> Asked:
+        """Of answers to the prompt. Whether there are end tokens (`can_end`)."""
         source, field = source_of(body.response_format, body.structured_outputs)
         if source is not None and offer is not None and offer.calls is Calls.NONE:
             offer = None
         if source is None and offer is None:
-            return ""
+            return Asked("", None)
         what = "a given form" if offer is None else "tools"
         if self._trial is None:
             raise RequestError(f"this model's tokenizer cannot be used for {what}", field or "tools")
@@ -37,13 +45,13 @@ class Forms:
             raise RequestError(f"min_tokens cannot be combined with {what}: the answer may be shorter", "min_tokens")
         grammar = "" if source is None else await self._tried(source, field)
         if offer is None:
-            return grammar
+            return Asked(grammar, None)
         if source is not None and offer.calls is Calls.POSSIBLE:  # an answer that has to call has no form
             form, _ = form_of(body.response_format)
             if form is None:
                 raise RequestError(f"tools can be combined with a JSON response_format, not with {field}", field)
             offer = replace(offer, form=form)
-        return await self._tried_calls(offer, prompt)
+        return Asked(await self._tried_calls(offer, prompt), offer if offer.calls is not Calls.NONE else None)
 
     async def _tried_calls(self, offer: Offer, prompt: Sequence[int]) -> str:
         """Each function's arguments by themselves too: a trial goes a short way, and perhaps none of theirs."""
