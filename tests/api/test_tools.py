@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
 from prometheus_client import CollectorRegistry
 
 from draft_service.api import create_app
@@ -18,15 +16,9 @@ from draft_service.grammar_trial import GrammarTrial
 from draft_service.text import Tokenizer
 from pipedec.metrics.requests import RequestMetrics
 from pipedec.model.grammar import Grammars
+from tests.api.offered import ASK, CITY, NOW, ROME, TIME, WEATHER, may_be, prompt
 from tests.api.scripted import MODEL, ScriptedEngine, served, tokens_of
 from tests.tools.templates import FAMILIES
-
-CITY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WEATHER: Any = {"type": "function", "function": {"name": "weather", "description": "It.", "parameters": CITY}}
-TIME: Any = {"type": "function", "function": {"name": "time"}}
-ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the weather in Rome?"}]
-ROME = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
-NOW = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +42,6 @@ def client(engine: ScriptedEngine, tokenizer: Tokenizer) -> Iterator[openai.Open
     app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL), trial=trial)
     with trial, served(app) as server:
         yield openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="any", max_retries=0)
-
-
-def may_be(engine: ScriptedEngine, grammars: Grammars, text: str) -> bool:
-    """Whether the latest request's answer may be this text."""
-    request, tokenizer = engine.requests[-1], engine.tokenizer
-    matcher = grammars.matcher(request.sampling.grammar, request.end_tokens)
-    matcher.consume(tokenizer.encode(text))
-    allowed = matcher.allowed()
-    return not matcher.error and allowed is not None and bool(allowed[list(request.end_tokens)].all())
-
-
-def prompt(engine: ScriptedEngine) -> str:
-    return engine.tokenizer.decode(engine.requests[-1].prompt)
 
 
 def test_an_answer_that_calls(client: openai.OpenAI, engine: ScriptedEngine) -> None:
@@ -353,55 +332,3 @@ def test_what_only_people_read_costs_no_grammar(client: openai.OpenAI, engine: S
     assert '"properties":{"title":{"type":"string","enum":["title"]}}' in grammar
     assert '"required":["title"]' in grammar
     assert "long" in prompt(engine)
-
-
-class Other(NamedTuple):
-    """A model of another family."""
-
-    engine: ScriptedEngine
-    client: openai.OpenAI
-
-    def say(self, text: str) -> None:
-        backend = self.engine.tokenizer.backend
-        self.engine.script = [*backend.encode(text, add_special_tokens=False).ids, *self.engine.tokenizer.end_tokens]
-
-
-@contextmanager
-def another(family: str) -> Iterator[Other]:
-    tokenizer = FAMILIES[family].tokenizer()
-    engine = ScriptedEngine(tokenizer, info=EngineInfo(MODEL, 4096, 262, ((0, 5),)))
-    trial = GrammarTrial(tokenizer.backend, 262)
-    app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL), trial=trial)
-    with trial, served(app) as server:
-        url = f"http://127.0.0.1:{server.port}/v1"
-        yield Other(engine, openai.OpenAI(base_url=url, api_key="any", max_retries=0))
-
-
-@pytest.mark.parametrize("family", ["marked", "ignorant", "user first"])
-def test_every_family_calls(family: str) -> None:
-    text = '[CALLS]weather[ARGS]{"city": "Rome"}' if family == "marked" else ROME
-    with another(family) as model:
-        model.say(text)
-        answer = model.client.chat.completions.create(model=MODEL, messages=ASK, tools=[WEATHER])
-    calls = answer.choices[0].message.tool_calls or ()
-    assert [call.function.arguments for call in calls if call.type == "function"] == ['{"city": "Rome"}']
-    assert may_be(model.engine, Grammars(model.engine.tokenizer.backend, 262), text)
-    assert prompt(model.engine).count("It.") == 1
-
-
-def test_json_may_have_what_looks_like_a_call_in_it() -> None:
-    said = '{"city": "[CALLS]weather[ARGS]{}"}'
-    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": CITY}}
-    with another("marked") as model:
-        model.engine.script = [*tokens_of(model.engine.tokenizer, said.encode()), *model.engine.tokenizer.end_tokens]
-        answer = model.client.chat.completions.create(
-            model=MODEL, messages=ASK, tools=[WEATHER], response_format=form
-        ).choices[0]
-    assert (answer.finish_reason, answer.message.content, answer.message.tool_calls) == ("stop", said, None)
-
-
-def test_this_models_calls_cannot_be_told_from_json() -> None:
-    with another("bare") as model, pytest.raises(openai.BadRequestError, match="cannot be told from JSON"):
-        model.client.chat.completions.create(
-            model=MODEL, messages=ASK, tools=[WEATHER], response_format={"type": "json_object"}
-        )
