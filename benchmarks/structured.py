@@ -86,7 +86,7 @@ def load_requests(tokenizer: Tokenizer, max_tokens: int) -> list[GenerationReque
 
 def grammar_of(form: Mapping[str, Any]) -> str:
     """The grammar of one line, whose form is as a client would ask for it."""
-    source, _ = source_of(None, StructuredOutputs.model_validate(form))
+    source, _ = source_of(None, "", StructuredOutputs.model_validate(form))
     assert source is not None
     return source.text
 

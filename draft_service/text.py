@@ -149,9 +149,9 @@ class Detokenizer:
     MAX_BEFORE = 8  # tokens: enough for decoders to see that a word, or a character, began before
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), shown: Collection[int] = ()) -> None:
-        """The special tokens `shown` are text too: their names."""
-        self._tokenizer, self._hidden = tokenizer, tokenizer.special_tokens.difference(shown)
-        self._window = [token for token in before[-self.MAX_BEFORE :] if token not in self._hidden]
+        """The special tokens `shown` are text too: their names. The others are `hidden`."""
+        self._tokenizer, self.hidden = tokenizer, tokenizer.special_tokens.difference(shown)
+        self._window = [token for token in before[-self.MAX_BEFORE :] if token not in self.hidden]
         text = self._decode()
         broken = len(text) - len(text.rstrip(REPLACEMENT))
         self._sent = len(text) - min(broken, self.MAX_PARTIAL)  # characters of the window's text that are out
@@ -159,7 +159,7 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """The text that is certain now and was not before."""
-        if token in self._hidden:
+        if token in self.hidden:
             return ""
         self._window.append(token)
         self._fresh += 1

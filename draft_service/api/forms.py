@@ -31,7 +31,8 @@ class Forms:
 
     async def asked(self, body: GenerationBody, offer: Offer | None, prompt: Sequence[int], *, can_end: bool) -> Asked:
         """Of answers to the prompt. Whether there are end tokens (`can_end`)."""
-        source, field = source_of(body.response_format, body.structured_outputs)
+        form, field = form_of(body.response_format)
+        source, field = source_of(form, field, body.structured_outputs)
         if source is not None and offer is not None and offer.calls is Calls.NONE:
             offer = None
         if source is None and offer is None:
@@ -47,7 +48,6 @@ class Forms:
         if offer is None:
             return Asked(grammar, None)
         if source is not None and offer.calls is Calls.POSSIBLE:  # an answer that has to call has no form
-            form, _ = form_of(body.response_format)
             if form is None:
                 raise RequestError(f"tools can be combined with a JSON response_format, not with {field}", field)
             offer = replace(offer, form=form)

@@ -100,10 +100,10 @@ def json_source(schema: Mapping[str, Any], field: str, *, lenient: bool = False)
         raise RequestError(f"{field} cannot be followed: numbers have at most 64 bits ({error})", field) from error
 
 
-def source_of(response_format: ResponseFormat | None, wanted: StructuredOutputs | None) -> tuple[Source | None, str]:
-    """What is asked for, None if nothing is, and the field that asks. Raises `RequestError`."""
+def source_of(form: Form | None, field: str, wanted: StructuredOutputs | None) -> tuple[Source | None, str]:
+    """What is asked for, None if nothing is, and the field that asks: a form by `field`, or something else. Raises
+    `RequestError`."""
     asked: list[tuple[Source, str]] = []
-    form, field = form_of(response_format)
     if form is not None:
         asked.append(json_source(form.schema, field, lenient=not form.strict))
     if wanted is not None:

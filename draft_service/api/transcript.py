@@ -61,7 +61,6 @@ class Transcript:
         The `scanner` says what of it is a call."""
         self._index, self._min_tokens, self._scanner = index, min_tokens, scanner
         marks = () if scanner is None else scanner.marks
-        self._hidden = tokenizer.special_tokens.difference(marks)
         self._detokenizer, self._stops = Detokenizer(tokenizer, before, marks), StopStrings(stops)
         self._scored: list[ScoredToken] = []  # not yet told
         self._num_decoded = self._num_settled = 0  # characters: all, and those of which it is certain what they are
@@ -101,7 +100,7 @@ class Transcript:
         said, calls = self._scanner.push(piece)
         if event.finish:
             said += self._scanner.flush()
-        elif event.token in self._hidden:
+        elif event.token in self._detokenizer.hidden:
             said += self._scanner.interrupt()
         return said, calls
 
