@@ -40,6 +40,7 @@ class Tokenizer:
         self.end_tokens = frozenset((*own, *end_tokens))
         self.special_tokens = frozenset(token for token, entry in added.items() if entry.special)
         self.named_tokens = named_tokens(backend)
+        self.chat_template = str(tokenizer.chat_template or "")  # of several, all
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a plain prompt, with the special tokens that this model wants around one."""

@@ -22,6 +22,9 @@ from draft_service.api.openai_types import (
 from draft_service.api.tool_types import offer_of
 from draft_service.generation import EngineInfo, GenerationRequest
 from draft_service.grammar_trial import GrammarTrial
+from draft_service.reasoning.reasoner import Reasoner
+from draft_service.reasoning.reasoning_format import FIELDS, find_format
+from draft_service.reasoning.scanner import ReasoningScanner
 from draft_service.text import Tokenizer
 from draft_service.tools.calling import ToolCalling
 from draft_service.tools.grammar import Offer
@@ -42,13 +45,14 @@ SAMPLING_FIELDS = (
 class Admission:
     """The sequences of one HTTP request: `n` for each of its prompts, in order. `stops` are the stop strings of all.
     Whether their text `continues` that of their prompts, or begins anew. What of them is a call is the `scanner`'s to
-    say, if any is."""
+    say, and what is reasoning another's, if any is."""
 
     sequences: tuple[GenerationRequest, ...]
     stops: tuple[str, ...]
     num_prompt_tokens: int  # each prompt counted once
     continues: bool
     scanner: Callable[[], CallScanner] | None = None
+    reasoning: Callable[[], ReasoningScanner] | None = None
 
 
 class Admitter:
@@ -63,8 +67,10 @@ class Admitter:
         max_sequences: int = MAX_SEQUENCES,
         trial: GrammarTrial | None = None,
     ) -> None:
-        self._tokenizer, self._info, self._calling = tokenizer, info, ToolCalling(tokenizer)
-        self._forms = Forms(self._calling, trial)
+        reasoning = find_format(tokenizer)
+        self._tokenizer, self._info, self._calling = tokenizer, info, ToolCalling(tokenizer, reasoning)
+        self._reasoner = Reasoner(tokenizer, reasoning, self._calling.marks)
+        self._forms = Forms(self._calling, self._reasoner, trial)
         self._max_sequences = min(max_sequences, MAX_SEQUENCES)
         # A tokenizer may name tokens that the model has no row for, and so can never say.
         self._end_tokens = frozenset(token for token in tokenizer.end_tokens if token < info.vocab_size)
@@ -88,8 +94,7 @@ class Admitter:
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         offer = offer_of(body.tools, body.tool_choice, body.parallel_tool_calls)
         messages = [_plain(index, message) for index, message in enumerate(body.messages)]
-        effort = {} if body.reasoning_effort is None else {"reasoning_effort": body.reasoning_effort}
-        options = effort | (body.chat_template_kwargs or {})
+        options = _effort(body.reasoning_effort) | (body.chat_template_kwargs or {})
 
         def encode() -> list[list[int]]:
             return [self._calling.prompt(messages, offer, options)]
@@ -98,7 +103,11 @@ class Admitter:
         tokens = await _off_loop_if_long(encode, size if offer is None else size + INLINE_CHARACTERS)
         asked = body.max_completion_tokens or body.max_tokens
         max_tokens = self._max_tokens("messages", tokens, asked, self._info.context)
-        return await self._admit(body, tokens, max_tokens, logprobs, continues=False, offer=offer)
+        admission = await self._admit(body, tokens, max_tokens, logprobs, continues=False, offer=offer)
+        if body.separate_reasoning is False:
+            return admission
+        is_told = body.include_reasoning is not False
+        return replace(admission, reasoning=self._reasoner.scanner(tokens[0], is_told=is_told))
 
     def _max_tokens(
         self, param: str, prompts: Sequence[Sequence[int]], asked: int | None, default: int
@@ -139,7 +148,7 @@ class Admitter:
             raise RequestError(f"min_tokens must not be above max_tokens, {min(max_tokens)}", "min_tokens")
         end_tokens = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else self._end_tokens)
         self._check_vocabulary("stop_token_ids", body.stop_token_ids or ())
-        asked = await self._forms.asked(body, offer, prompts[0], can_end=bool(self._end_tokens))
+        asked = await self._forms.asked(body, offer, None if continues else prompts[0], can_end=bool(self._end_tokens))
         sampling = self._sampling(body, end_tokens, logprobs, asked.grammar)
         return Admission(
             tuple(
@@ -177,7 +186,8 @@ class Admitter:
 def _size(message: dict[str, Any]) -> int:
     """Characters."""
     calls = message.get("tool_calls", ())
-    return len(message["content"] or "") + sum(len(call["function"]["arguments"]) for call in calls)
+    said = len(message["content"] or "") + len(message.get(FIELDS[0], ""))
+    return said + sum(len(call["function"]["arguments"]) for call in calls)
 
 
 def _seed(given: int | None, choice: int) -> int:
@@ -189,6 +199,14 @@ async def _off_loop_if_long(encode: Callable[[], list[list[int]]], num_character
     return encode() if num_characters <= INLINE_CHARACTERS else await asyncio.to_thread(encode)
 
 
+def _effort(asked: str | None) -> dict[str, Any]:
+    """How much to reason, as chat templates read it: most know only whether at all."""
+    if asked is None:
+        return {}
+    without = {"enable_thinking": False, "thinking": False} if asked == "none" else {}
+    return {"reasoning_effort": asked} | without
+
+
 def _plain(index: int, message: AnyMessage) -> dict[str, Any]:
     """A message as chat templates read it: `developer` is OpenAI's newer name of `system`, and parts are lines."""
     content = message.content
@@ -198,6 +216,8 @@ def _plain(index: int, message: AnyMessage) -> dict[str, Any]:
     }
     if message.name is not None:
         plain["name"] = message.name
+    if isinstance(message, Answer) and (reasoning := message.reasoning_content or message.reasoning):
+        plain |= dict.fromkeys(FIELDS, reasoning)
     match message:
         case Result():
             plain["tool_call_id"] = message.tool_call_id

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from draft_service.api.openai_types import GenerationBody
 from draft_service.api.structure import form_of, json_source, source_of
 from draft_service.grammar_trial import GrammarTrial, Source
+from draft_service.reasoning.reasoner import Reasoner
 from draft_service.tools.calling import ToolCalling
 from draft_service.tools.grammar import Calls, Offer
 from pipedec.errors import RequestError
@@ -26,11 +27,14 @@ class Forms:
     """For one model. Without a `trial` of grammars nothing can be asked of answers. Raises `RequestError` for what
     cannot be followed."""
 
-    def __init__(self, calling: ToolCalling, trial: GrammarTrial | None) -> None:
-        self._calling, self._trial = calling, trial
+    def __init__(self, calling: ToolCalling, reasoner: Reasoner, trial: GrammarTrial | None) -> None:
+        self._calling, self._reasoner, self._trial = calling, reasoner, trial
 
-    async def asked(self, body: GenerationBody, offer: Offer | None, prompt: Sequence[int], *, can_end: bool) -> Asked:
-        """Of answers to the prompt. Whether there are end tokens (`can_end`)."""
+    async def asked(
+        self, body: GenerationBody, offer: Offer | None, prompt: Sequence[int] | None, *, can_end: bool
+    ) -> Asked:
+        """Of answers to the prompt of a chat, None if it is none: only in chats is reasoned. Whether there are end
+        tokens (`can_end`)."""
         form, field = form_of(body.response_format)
         source, field = source_of(form, field, body.structured_outputs)
         if source is not None and offer is not None and offer.calls is Calls.NONE:
@@ -46,23 +50,29 @@ class Forms:
             raise RequestError(f"min_tokens cannot be combined with {what}: the answer may be shorter", "min_tokens")
         grammar = "" if source is None else await self._tried(source, field)
         if offer is None:
-            return Asked(grammar, None)
+            return Asked(await self._reasoned(grammar, prompt, field, is_free=False), None)
         if source is not None and offer.calls is Calls.POSSIBLE:  # an answer that has to call has no form
             if form is None:
                 raise RequestError(f"tools can be combined with a JSON response_format, not with {field}", field)
             offer = replace(offer, form=form)
-        return Asked(await self._tried_calls(offer, prompt), offer if offer.calls is not Calls.NONE else None)
+        return Asked(await self._calls(offer, prompt), offer if offer.calls is not Calls.NONE else None)
 
-    async def _tried_calls(self, offer: Offer, prompt: Sequence[int]) -> str:
-        """Each function's arguments by themselves too: a trial goes a short way, and perhaps none of theirs."""
-        whole = Source(self._calling.grammar(offer, prompt))
+    async def _calls(self, offer: Offer, prompt: Sequence[int] | None) -> str:
+        """Each function's arguments are tried alone too: a trial goes a short way, and perhaps none of theirs."""
+        whole = Source(self._calling.grammar(offer))
         _check_size(whole, "tools")
         if offer.calls is not Calls.NONE:
             names = [tool["function"]["name"] for tool in offer.tools]
             for function in offer.functions:
                 field = f"tools.{names.index(function.name)}.function.parameters"
                 await self._tried(*json_source(function.parameters, field, lenient=not function.strict))
-        return await self._tried(whole, "tools")
+        is_free = offer.calls is not Calls.REQUIRED and offer.form is None
+        return await self._reasoned(await self._tried(whole, "tools"), prompt, "tools", is_free=is_free)
+
+    async def _reasoned(self, grammar: str, prompt: Sequence[int] | None, field: str, *, is_free: bool) -> str:
+        """With what the model reasons before."""
+        whole = grammar if prompt is None else self._reasoner.grammar(grammar, prompt, is_free=is_free)
+        return grammar if whole == grammar else await self._tried(Source(whole), field)
 
     async def _tried(self, source: Source, field: str) -> str:
         assert self._trial is not None

@@ -133,6 +133,8 @@ class Answer(Message):
 
     role: Literal["assistant"]
     content: Content | None = None
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None  # the same, by a newer name
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
 
 
@@ -156,6 +158,8 @@ class ChatBody(GenerationBody):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(encodable)] | None = None
     reasoning_effort: Text | None = None  # a variable of the chat template
+    include_reasoning: bool | None = None  # in the answer
+    separate_reasoning: bool | None = None  # or leave it in the text, tags and all
 
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None

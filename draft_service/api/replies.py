@@ -58,16 +58,25 @@ class ChatReply(Reply):
     id_prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def choice(self, delta: Delta) -> Json:
-        said = {"tool_calls": [self._call(call) for call in _whole(delta.calls)]} if delta.calls else {}
+        said = self._reasoned(delta)
+        if delta.calls:
+            said["tool_calls"] = [self._call(call) for call in _whole(delta.calls)]
         content = delta.text or (None if delta.calls else "")
         message = {"role": "assistant", "content": content, "refusal": None, **said}
         return self._choice(delta, self._scored, message=message)
 
     def chunk_choice(self, delta: Delta) -> Json:
-        said: Json = {"content": delta.text} if delta.text else {}
+        said = self._reasoned(delta)
+        if delta.text:
+            said["content"] = delta.text
         if delta.calls:
             said["tool_calls"] = [{"index": call.index, **self._call(call)} for call in _whole(delta.calls)]
         return self._choice(delta, bool(delta.tokens), delta=said)
+
+    @staticmethod
+    def _reasoned(delta: Delta) -> Json:
+        """By both names that clients know."""
+        return {"reasoning_content": delta.reasoning, "reasoning": delta.reasoning} if delta.reasoning else {}
 
     @staticmethod
     def _call(call: CallDelta) -> Json:
@@ -161,6 +170,7 @@ def usage(run: Run) -> Json:
         "completion_tokens": run.num_generated_tokens,
         "total_tokens": run.num_prompt_tokens + run.num_generated_tokens,
         "prompt_tokens_details": {"cached_tokens": run.num_cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": run.num_reasoning_tokens},
     }
 
 

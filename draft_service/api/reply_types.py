@@ -47,11 +47,16 @@ class PromptTokensDetails(TypedDict):
     cached_tokens: Count
 
 
+class CompletionTokensDetails(TypedDict):
+    reasoning_tokens: Count
+
+
 class Usage(TypedDict):
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class Speculation(TypedDict):
@@ -98,9 +103,13 @@ class ToolCall(TypedDict):
 
 
 class AssistantMessage(TypedDict):
+    """`reasoning` is the same as `reasoning_content`."""
+
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    reasoning_content: NotRequired[str]
+    reasoning: NotRequired[str]
     tool_calls: NotRequired[list[ToolCall]]
 
 
@@ -137,6 +146,8 @@ class ToolCallDelta(TypedDict):
 
 class ChatDelta(TypedDict, total=False):
     role: Literal["assistant"]
+    reasoning_content: str
+    reasoning: str
     content: str
     tool_calls: list[ToolCallDelta]
 

@@ -38,9 +38,9 @@ class Run:
         self._id, self._engine, self._tokenizer, self._metrics = id, engine, tokenizer, metrics
         self._ended = ended
         self._sequences, self._stops, self._continues = admission.sequences, admission.stops, admission.continues
-        self._scanner = admission.scanner
+        self._scanner, self._reasoning = admission.scanner, admission.reasoning
         self.num_prompt_tokens = admission.num_prompt_tokens
-        self.num_generated_tokens = 0
+        self.num_generated_tokens = self.num_reasoning_tokens = 0
         self._statistics: dict[int, RequestStatistics] = {}
 
     @property
@@ -99,7 +99,10 @@ class Run:
     ) -> FinishedReason:
         before = sequence.prompt if self._continues else ()
         scanner = self._scanner() if self._scanner is not None else None
-        transcript = Transcript(index, self._tokenizer, self._stops, sequence.sampling.min_tokens, before, scanner)
+        reasoning = self._reasoning() if self._reasoning is not None else None
+        transcript = Transcript(
+            index, self._tokenizer, self._stops, sequence.sampling.min_tokens, before, scanner, reasoning
+        )
         async with aclosing(self._engine.generate(replace(sequence, id=self._id))) as events:
             async for event in events:
                 statistics = event.statistics or RequestStatistics()
@@ -108,7 +111,10 @@ class Run:
                 self.num_generated_tokens += 1
                 if event.statistics is not None:
                     self._statistics[index] = event.statistics
-                if delta := transcript.push(event):
+                reasoned = transcript.num_reasoning_tokens
+                delta = transcript.push(event)
+                self.num_reasoning_tokens += transcript.num_reasoning_tokens - reasoned
+                if delta:
                     await emit(delta)
                 if delta.finish:
                     return event.finish or "stop"  # by a stop string

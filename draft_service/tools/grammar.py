@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,7 @@ from enum import Enum, auto
 from typing import Any
 
 from draft_service.tools.call_format import CallFormat
-from pipedec.model.grammar import inline_json
-
-THINK, THOUGHT = "<think>", "</think>"
+from pipedec.model.grammar import inline_json, one_of, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +32,11 @@ class Form:
 
 
 class Calls(Enum):
-    """Whether an answer has calls. Beside those that are `REQUIRED` nothing is said, but for a thought."""
+    """Whether an answer has calls. Beside those that are `REQUIRED` nothing is said."""
 
     NONE = auto()
     POSSIBLE = auto()
     REQUIRED = auto()
-
-
-class Thinking(Enum):
-    """Whether the prompt ends within a thought of the model's, or the answer may begin with one."""
-
-    NEVER = auto()
-    MAY_BEGIN = auto()
-    HAS_BEGUN = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +52,10 @@ class Offer:
 
 
 class CallGrammar:
-    """Answers in a format of calls, by a model whose `named` tokens are no text to grammars, and of which `end_tokens`
-    end an answer."""
+    """Answers in a format of calls, by a model whose `named` tokens are no text to grammars. Those that `never` come,
+    or end an answer, are none of its parts."""
 
-    def __init__(self, format: CallFormat, named: Mapping[str, int], end_tokens: Collection[int]) -> None:
+    def __init__(self, format: CallFormat, named: Mapping[str, int], never: Collection[int | None]) -> None:
         """Raises `ValueError` for a format in which calls cannot be told from text."""
         self._format, self._named = format, named
         names = sorted((name for name in named if name.strip()), key=len, reverse=True)
@@ -77,13 +66,13 @@ class CallGrammar:
         if not self._token and self._name.search(self._mark or format.opening + format.between):
             raise ValueError(f"{format.opening!r} begins calls with text and goes on with tokens")
         own = {name for text in format.texts for name in self._name.findall(text)}
-        self._others = sorted(token for name, token in named.items() if name not in own and token not in end_tokens)
+        self._others = sorted(token for name, token in named.items() if name not in own and token not in never)
 
-    def of(self, offer: Offer, thinking: Thinking) -> str:
+    def of(self, offer: Offer) -> str:
         """The grammar of an answer."""
         format, calls = self._format, offer.calls is not Calls.NONE
         openings = format.openings(each.name for each in offer.functions)
-        rules = {"start": self._start(offer, thinking)} | self._texts(openings)
+        rules = {"start": self._start(offer)} | self._texts(openings)
         if offer.form is not None:
             rules["answer"] = inline_json(offer.form.schema, lenient=not offer.form.strict)
         if calls:
@@ -104,10 +93,10 @@ class CallGrammar:
         """Whether text may come before calls."""
         return self._format.after_text and offer.calls is Calls.POSSIBLE and offer.form is None
 
-    def _start(self, offer: Offer, thinking: Thinking) -> str:
+    def _start(self, offer: Offer) -> str:
         # Never one TEXT after another: both together may be what neither is.
         if offer.calls is Calls.REQUIRED:
-            return f"{self._thought(thinking)} calls"
+            return "calls" if self._format.after_text else "other* calls"
         if offer.form is not None:
             return "answer | calls"
         calls = "" if offer.calls is Calls.NONE else "calls"
@@ -115,28 +104,16 @@ class CallGrammar:
             return f"other* ({calls and f'{calls} | '}TEXT (other SOME?)*)?"
         return f"(TEXT? other)* TEXT? {calls and f'{calls}?'}"
 
-    def _thought(self, thinking: Thinking) -> str:
-        """What comes before an answer that is no text."""
-        if not self._format.after_text:
-            return "other*"
-        if thinking is Thinking.NEVER or not {THINK, THOUGHT} <= self._named.keys():
-            return ""
-        begun, ended = (f"<[{self._named[each]}]>" for each in (THINK, THOUGHT))
-        others = _one_of(token for token in self._others if token != self._named[THOUGHT])
-        thought = f"(TEXT? {others})* TEXT? {ended} BLANKS?"
-        return thought if thinking is Thinking.HAS_BEGUN else f"({begun} {thought})?"
-
     def _texts(self, openings: Iterable[str]) -> dict[str, str]:
         """TEXT, which does not look like a call, and `other`, the tokens that are no text: not those of calls, and not
         those that end an answer, which may come wherever it can end."""
-        mark = _quoted(self._mark) if self._mark else " | ".join(map(_quoted, openings))
+        mark = quoted(self._mark) if self._mark else " | ".join(map(quoted, openings))
         return {
             "ANY": r"/(?s:.*)/",
             "SOME": r"/(?s:.+)/",
-            "BLANKS": r"/\s{1,8}/",
             "MARK": mark,
             "TEXT": "SOME & ~(ANY MARK ANY)" if self._format.after_text else r"SOME & ~(/\s*/ MARK ANY)",
-            "other": _one_of(self._others),
+            "other": one_of(self._others),
         }
 
     def _first(self, openings: Iterable[str], *, with_text: bool) -> dict[str, str]:
@@ -147,32 +124,16 @@ class CallGrammar:
         lead, lazy = ("ANY", "[lazy]") if with_text else (r"/\s{0,8}/", "")
         if self._mark:
             rest = self._symbols(self._format.opening.removeprefix(self._mark))
-            return {f"begin{lazy}": "BEGIN", "BEGIN": f"{lead} {_quoted(self._mark)}", "first": f"begin {rest} call"}
+            return {f"begin{lazy}": "BEGIN", "BEGIN": f"{lead} {quoted(self._mark)}", "first": f"begin {rest} call"}
         rules = dict[str, str]()
         for index, opening in enumerate(openings):
-            rules |= {f"begin_{index}{lazy}": f"BEGIN_{index}", f"BEGIN_{index}": f"{lead} {_quoted(opening)}"}
+            rules |= {f"begin_{index}{lazy}": f"BEGIN_{index}", f"BEGIN_{index}": f"{lead} {quoted(opening)}"}
         return rules | {"first": " | ".join(f"begin_{i} arguments_{i}" for i in range(len(rules) // 2))}
 
     def _symbols(self, text: str) -> str:
         """Text with tokens in it that a model has for parts of it."""
         symbols, end = list[str](), 0
         for name in self._name.finditer(text):
-            symbols += [_quoted(text[end : name.start()]), f"<[{self._named[name[0]]}]>"]
+            symbols += [quoted(text[end : name.start()]), f"<[{self._named[name[0]]}]>"]
             end = name.end()
-        return " ".join(each for each in (*symbols, _quoted(text[end:])) if each != '""')
-
-
-def _one_of(tokens: Iterable[int]) -> str:
-    """One of these tokens, given in ascending order."""
-    ranges = list[list[int]]()
-    for token in tokens:
-        if ranges and ranges[-1][1] == token - 1:
-            ranges[-1][1] = token
-        else:
-            ranges.append([token, token])
-    numbers = ",".join(f"{first}-{last}" if first < last else str(first) for first, last in ranges)
-    return f"<[{numbers}]>" if numbers else r"/[^\s\S]/"  # which nothing is
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+        return " ".join(each for each in (*symbols, quoted(text[end:])) if each != '""')

@@ -59,13 +59,14 @@ class _Call(NamedTuple):
     behind: str
 
 
-def learn(render: Render, ends: Collection[str]) -> CallFormat:
-    """The format of a template whose answers are ended by the tokens with these names. Raises `NotLearntError`."""
+def learn(render: Render, ends: Collection[str], reasoning: str = "") -> CallFormat:
+    """The format of a template whose answers are ended by the tokens with these names, and whose prompts may end with a
+    tag that begins `reasoning`. Raises `NotLearntError`."""
     reasons = dict[str, None]()
     for no_content in (None, ""):
         for arguments_as_text in (False, True):
             try:
-                return _Lesson(render, tuple(ends), no_content, arguments_as_text).learnt()
+                return _Lesson(render, tuple(ends), reasoning, no_content, arguments_as_text).learnt()
             except (NotLearntError, RequestError) as error:
                 reasons[str(error)] = None
     raise NotLearntError("; ".join(reasons))
@@ -75,6 +76,7 @@ def learn(render: Render, ends: Collection[str]) -> CallFormat:
 class _Lesson:
     render: Render
     ends: tuple[str, ...]
+    reasoning: str
     no_content: str | None
     arguments_as_text: bool
 
@@ -82,8 +84,8 @@ class _Lesson:
         header = self.render([USER], _TOOLS)
         if _FIRST not in header:
             raise NotLearntError("the chat template does not name the tools")
-        # A prompt may begin the thoughts of a model that thinks, and what it said before is without them.
-        header = re.sub(r"<think>\s*\Z", "", header)
+        if self.reasoning:  # which earlier answers are without
+            header = re.sub(rf"{re.escape(self.reasoning)}\s*\Z", "", header)
         call = _taken_apart(self._answer(header, self.no_content, _FIRST), _FIRST)
         if not call.before.strip():
             raise NotLearntError("nothing comes before the name of a call")

@@ -49,7 +49,7 @@ def generate(
     policy: PolicyOption = None,
     api_key_file: ApiKeyFileOption = None,
 ) -> None:
-    """Generate one answer, streamed to stdout; what it took follows on stderr.
+    """Generate one answer, streamed to stdout; what a model reasons before it, and what it took, are on stderr.
 
     The text is the same with every policy, which is easily seen:
 
@@ -96,12 +96,20 @@ def _answer(url: str, body: Json, api_key: str | None) -> None:
     base = url.rstrip("/").removesuffix("/v1")
     route = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
     asked = body | {"model": served_model(base, api_key), "stream_options": {"include_usage": True}}
-    start, first, cost = time.monotonic(), None, Json()
+    start, first, cost, reasoned = time.monotonic(), None, Json(), False
     try:
         for chunk in stream(base, route, asked, api_key):
             for choice in chunk.get("choices") or ():
-                if text := choice.get("text") or choice.get("delta", {}).get("content"):
+                delta = choice.get("delta", {})
+                if reasoning := delta.get("reasoning_content"):
                     first = first or time.monotonic() - start
+                    notes.out(reasoning, end="", style="dim", highlight=False)
+                    reasoned = True
+                if text := choice.get("text") or delta.get("content"):
+                    first = first or time.monotonic() - start
+                    if reasoned:
+                        notes.print("\n")
+                        reasoned = False
                     print(text, end="", flush=True)
             if chunk.get("usage"):
                 cost = chunk

@@ -70,6 +70,30 @@ def context_free_grammar(text: str) -> str:
     return grammar_from("grammar", text)
 
 
+def behind(lead: str, answer: str) -> str:
+    """A grammar in Lark, `lead`, which calls another `@answer`."""
+    whole = json.loads(answer)["grammars"] if answer.startswith("{") else [{"lark_grammar": answer}]
+    whole = [{"lark_grammar": lead}, whole[0] | {"name": "answer"}, *whole[1:]]
+    return json.dumps({"grammars": whole}, ensure_ascii=False, separators=(",", ":"))
+
+
+def one_of(tokens: Iterable[int]) -> str:
+    """In a rule: one of these tokens, given in ascending order."""
+    ranges = list[list[int]]()
+    for token in tokens:
+        if ranges and ranges[-1][1] == token - 1:
+            ranges[-1][1] = token
+        else:
+            ranges.append([token, token])
+    numbers = ",".join(f"{first}-{last}" if first < last else str(first) for first, last in ranges)
+    return f"<[{numbers}]>" if numbers else r"/[^\s\S]/"  # which nothing is
+
+
+def quoted(text: str) -> str:
+    """In a rule: this text."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 class Matcher:
     """How far one answer has come in its grammar. Not to be used by two threads at once, but copies may be."""
 

@@ -78,6 +78,7 @@ def test_usage_comes_only_when_asked_for(http: httpx.Client, engine: ScriptedEng
         "completion_tokens": 3,
         "total_tokens": prompt + 3,
         "prompt_tokens_details": {"cached_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     speculation = {"hit_rate": 0.75, "tokens_per_step": 0.5, "steps": 8}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tokenizers import AddedToken
 
 from draft_service.api import create_app
 from draft_service.grammar_trial import GrammarTrial
@@ -27,7 +28,7 @@ def engine() -> ScriptedEngine:
 
 @pytest.fixture
 def url(engine: ScriptedEngine) -> Iterator[str]:
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(marks=[AddedToken("<think>"), AddedToken("</think>")])
     trial = GrammarTrial(tokenizer.backend, engine.info.vocab_size)
     metrics = RequestMetrics(CollectorRegistry(), MODEL)
     with trial, served(create_app(engine, tokenizer, metrics, trial=trial)) as server:
@@ -39,6 +40,13 @@ def test_an_answer_may_take_what_the_context_has_room_for(engine: ScriptedEngine
     assert (code, out) == (0, "Hi!\n"), err
     (request,) = engine.requests
     assert len(request.prompt) + request.max_tokens == CONTEXT
+
+
+def test_what_a_model_reasons_is_no_part_of_the_answer(engine: ScriptedEngine, url: str) -> None:
+    engine.say("<think>\nHm.\n</think>\n\nYes.")
+    code, out, err = run("generate", "Why?", "--url", url)
+    assert (code, out) == (0, "Yes.\n")
+    assert err.startswith("Hm.\n\n")
 
 
 def test_fewer_tokens_can_be_asked_for(engine: ScriptedEngine, url: str) -> None:

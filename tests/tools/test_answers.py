@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from draft_service.api.transcript import Delta, Transcript
 from draft_service.generation import TokenEvent
+from draft_service.reasoning.reasoner import Reasoner
+from draft_service.reasoning.reasoning_format import find_format
 from draft_service.text import Tokenizer
 from draft_service.tools.calling import ToolCalling
 from draft_service.tools.grammar import Calls, Form, Function, Offer
@@ -54,10 +56,13 @@ class Model(NamedTuple):
 
     tokenizer: Tokenizer
     calling: ToolCalling
+    reasoner: Reasoner
     grammars: Grammars
 
     def matcher(self, offer: Offer, prompt: Sequence[int] = ()) -> Matcher:
-        return self.grammars.matcher(self.calling.grammar(offer, prompt), self.tokenizer.end_tokens)
+        is_free = offer.calls is not Calls.REQUIRED and offer.form is None
+        grammar = self.reasoner.grammar(self.calling.grammar(offer), prompt, is_free=is_free)
+        return self.grammars.matcher(grammar, self.tokenizer.end_tokens)
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer.backend.encode(text, add_special_tokens=False).ids
@@ -72,7 +77,10 @@ class Model(NamedTuple):
 @cache
 def model(family: str) -> Model:
     tokenizer = FAMILIES[family].tokenizer()
-    return Model(tokenizer, ToolCalling(tokenizer), Grammars(tokenizer.backend, VOCABULARY))
+    format = find_format(tokenizer)
+    calling = ToolCalling(tokenizer, format)
+    reasoner = Reasoner(tokenizer, format, calling.marks)
+    return Model(tokenizer, calling, reasoner, Grammars(tokenizer.backend, VOCABULARY))
 
 
 def taken_apart(it: Model, tokens: Sequence[int], offer: Offer = OFFER) -> tuple[str, Called, Delta]:

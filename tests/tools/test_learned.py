@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from draft_service.reasoning.reasoning_format import find_format
 from draft_service.tools.call_format import EXPLAINED, CallFormat
 from draft_service.tools.calling import ToolCalling
 from draft_service.tools.learned import NotLearntError, learn
@@ -25,7 +26,8 @@ LEARNT = {
 
 @pytest.mark.parametrize("family", LEARNT)
 def test_the_format_is_that_of_earlier_calls_in_a_prompt(family: str) -> None:
-    assert ToolCalling(FAMILIES[family].tokenizer()).format == LEARNT[family]
+    tokenizer = FAMILIES[family].tokenizer()
+    assert ToolCalling(tokenizer, find_format(tokenizer)).format == LEARNT[family]
 
 
 @pytest.mark.parametrize(
