@@ -92,7 +92,7 @@ def create_app(
     app.include_router(_service_routes(endpoint))
     app.include_router(_openai_routes(endpoint, with_key=api_key is not None))
     if live is not None:
-        app.include_router(live_routes(live))
+        app.include_router(live_routes(live, api_key or (lambda: "")))
     return app
 
 

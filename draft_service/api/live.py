@@ -6,6 +6,7 @@ The page and its files hold nothing secret, so that they can ask for the key; `/
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import aclosing
 from importlib.resources import files
 
@@ -35,12 +36,12 @@ HEADERS = {
 }
 
 
-def live_routes(broadcast: Broadcast) -> APIRouter:
-    """`/`, its files under `/live/`, and `/live/events`."""
+def live_routes(broadcast: Broadcast, api_key: Callable[[], str]) -> APIRouter:
+    """`/`, its files under `/live/`, and `/live/events`, which ends when the key is another."""
     router = APIRouter(include_in_schema=False)
 
     async def events() -> Response:
-        return _Events(broadcast)
+        return _Events(broadcast, api_key)
 
     router.add_api_route("/live/events", events)
     for file in files("draft_service.live").joinpath("static").iterdir():
@@ -64,14 +65,14 @@ class _File:
 
 
 class _Events(Response):
-    """Frames as server-sent events, for as long as the client stays."""
+    """Frames as server-sent events, for as long as the client stays and its key is the `api_key`."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, broadcast: Broadcast) -> None:
+    def __init__(self, broadcast: Broadcast, api_key: Callable[[], str]) -> None:
         self.status_code, self.background = 200, None
         self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no", "x-content-type-options": "nosniff"})
-        self._broadcast = broadcast
+        self._broadcast, self._api_key, self._key = broadcast, api_key, api_key()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -86,5 +87,7 @@ class _Events(Response):
                 if start is not None:  # only now, so that one watcher too many gets a status of its own
                     await send(start)
                     start = None
+                if self._api_key() != self._key:
+                    break
                 await send({"type": "http.response.body", "body": b"data: " + message + b"\n\n", "more_body": True})
             await send({"type": "http.response.body", "body": b""})

@@ -16,11 +16,12 @@ from tests.api.scripted import MODEL, ScriptedEngine, byte_tokenizer, served
 from tests.live.test_broadcast import QuietHead, about
 
 
-def client(live: Broadcast | None, api_key: str | None = None) -> Iterator[httpx.Client]:
+def client(live: Broadcast | None, keys: list[str] | None = None) -> Iterator[httpx.Client]:
+    """Of an endpoint with the last of these keys."""
     tokenizer = byte_tokenizer()
     metrics = RequestMetrics(CollectorRegistry(), MODEL)
     app = create_app(
-        ScriptedEngine(tokenizer), tokenizer, metrics, api_key=None if api_key is None else lambda: api_key, live=live
+        ScriptedEngine(tokenizer), tokenizer, metrics, api_key=None if keys is None else lambda: keys[-1], live=live
     )
     with served(app) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30) as http:
         yield http
@@ -33,7 +34,7 @@ def http() -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[httpx.Client]:
-    yield from client(Broadcast(QuietHead(), about()), api_key="key")
+    yield from client(Broadcast(QuietHead(), about()), keys=["key"])
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,16 @@ def test_the_stream_wants_the_key_and_the_page_can_ask_for_it(locked: httpx.Clie
     assert {locked.get(path).status_code for path in {"/", *files(locked)}} == {200}
     with locked.stream("GET", "/live/events", headers={"authorization": "Bearer key"}) as answer:
         assert answer.status_code == 200
+
+
+def test_who_watches_when_the_key_changes_watches_no_longer() -> None:
+    keys = ["old"]
+    for http in client(Broadcast(QuietHead(), about()), keys):
+        with http.stream("GET", "/live/events", headers={"authorization": "Bearer old"}) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith('data: {"about":')
+            keys.append("new")
+            assert sum(line.startswith("data:") for line in lines) <= 1
 
 
 def test_it_can_be_switched_off(without: httpx.Client) -> None:
