@@ -23,7 +23,7 @@ from draft_service.api.openai_types import (
     CompletionBody,
     GenerationBody,
 )
-from draft_service.api.openapi import DocumentedApp, Responses, answer, errors
+from draft_service.api.openapi import DocumentedApp, Responses, answer, errors, response
 from draft_service.api.replies import ChatReply, CompletionReply, Json
 from draft_service.api.reply_types import (
     ChatChunk,
@@ -34,6 +34,9 @@ from draft_service.api.reply_types import (
     ModelList,
     Status,
 )
+from draft_service.api.responses.conversation import as_chat, own_names
+from draft_service.api.responses.reply import ResponseReply
+from draft_service.api.responses.request import ResponsesBody
 from draft_service.api.run import Run
 from draft_service.api.streaming import ClientGone, Events, EventStream, while_connected
 from draft_service.api.transcript import Delta
@@ -123,8 +126,10 @@ def _openai_routes(endpoint: Endpoint, with_key: bool) -> APIRouter:
     for path, handler, success in (
         ("/completions", endpoint.complete, answer(Completion, CompletionChunk)),
         ("/chat/completions", endpoint.chat, answer(ChatCompletion, ChatChunk)),
+        ("/responses", endpoint.respond, response()),
     ):
         router.add_api_route(path, handler, methods=["POST"], responses={200: success, **failures})
+    router.add_api_route("/responses/{id}", endpoint.stored, methods=["GET", "DELETE"], include_in_schema=False)
     return router
 
 
@@ -181,6 +186,17 @@ class Endpoint:
         reply = ChatReply(body.model, self._tokenizer, scored=bool(body.logprobs))
         chunks = Chunks(reply, body.stream_options)
         return await self._answer(body, await self._admitter.chat(body), reply.body, chunks, request)
+
+    async def respond(self, body: ResponsesBody, request: Request) -> Response:
+        with own_names():
+            chat = as_chat(body)
+            self._check(chat)
+            admission = await self._admitter.chat(chat)
+        reply = ResponseReply(body, self._tokenizer)
+        return await self._answer(chat, admission, reply.body, reply, request)
+
+    async def stored(self, id: str) -> Response:
+        raise RequestError(f"there is no response {id!r}: none is stored here, so send the whole input", status=404)
 
     async def _answer(
         self,

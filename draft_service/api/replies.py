@@ -173,6 +173,7 @@ def cost(run: Run) -> Json:
 
 
 def speculation(run: Run) -> Json:
+    """Our own `pipedec`, empty where the engine did not tell."""
     statistics = run.statistics
     if statistics is None:
         return {}
