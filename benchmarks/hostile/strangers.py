@@ -65,7 +65,8 @@ def _knock(opened: zmq.Socket[bytes], target: Target, rng: random.Random) -> Non
 
 def http(target: Target, rng: random.Random) -> int | None:
     """HTTP that is wrong in one way or another; the status of the answer, if there is one."""
-    path = rng.choice(("/v1/completions", "/v1/chat/completions", "/metrics", "/nowhere", "*", "/" + "a" * 9000))
+    routes = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
+    path = rng.choice((*routes, "/metrics", "/nowhere", "*", "/" + "a" * 9000))
     body = rng.choice(
         (
             rng.randbytes(rng.randint(0, 3000)),

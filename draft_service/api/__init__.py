@@ -6,6 +6,7 @@
     transcript     tokens -> text of one sequence     streaming    server-sent events, clients that go away
     run            all sequences of one request       server       uvicorn inside a running event loop
     live           the page that shows the pipeline   connections  what a client's connection may cost
+    responses      another route to what chats do     chunks       the streams of chats and completions
 
 Nothing here knows of trees, stages or sockets of the pipeline.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 import pipedec
 from draft_service.api.admission import Admission, Admitter
+from draft_service.api.chunks import Chunks
 from draft_service.api.errors import install_error_handlers
 from draft_service.api.live import live_routes
 from draft_service.api.middleware import BearerAuth, BodyLimit, RequestEnvelope
@@ -21,10 +22,9 @@ from draft_service.api.openai_types import (
     ChatBody,
     CompletionBody,
     GenerationBody,
-    StreamOptions,
 )
-from draft_service.api.openapi import DocumentedApp, Responses, answer, errors
-from draft_service.api.replies import ChatReply, CompletionReply, Reply
+from draft_service.api.openapi import DocumentedApp, Responses, answer, errors, response
+from draft_service.api.replies import ChatReply, CompletionReply, Json
 from draft_service.api.reply_types import (
     ChatChunk,
     ChatCompletion,
@@ -34,8 +34,11 @@ from draft_service.api.reply_types import (
     ModelList,
     Status,
 )
+from draft_service.api.responses.conversation import as_chat, own_names
+from draft_service.api.responses.reply import ResponseReply
+from draft_service.api.responses.request import ResponsesBody
 from draft_service.api.run import Run
-from draft_service.api.streaming import ClientGone, EventStream, while_connected
+from draft_service.api.streaming import ClientGone, Events, EventStream, while_connected
 from draft_service.api.transcript import Delta
 from draft_service.generation import Engine
 from draft_service.grammar_trial import GrammarTrial
@@ -123,8 +126,10 @@ def _openai_routes(endpoint: Endpoint, with_key: bool) -> APIRouter:
     for path, handler, success in (
         ("/completions", endpoint.complete, answer(Completion, CompletionChunk)),
         ("/chat/completions", endpoint.chat, answer(ChatCompletion, ChatChunk)),
+        ("/responses", endpoint.respond, response()),
     ):
         router.add_api_route(path, handler, methods=["POST"], responses={200: success, **failures})
+    router.add_api_route("/responses/{id}", endpoint.stored, methods=["GET", "DELETE"], include_in_schema=False)
     return router
 
 
@@ -173,21 +178,42 @@ class Endpoint:
     async def complete(self, body: CompletionBody, request: Request) -> Response:
         self._check(body)
         reply = CompletionReply(body.model, self._tokenizer, scored=body.logprobs is not None)
-        return await self._answer(body, await self._admitter.completion(body), reply, request)
+        chunks = Chunks(reply, body.stream_options)
+        return await self._answer(body, await self._admitter.completion(body), reply.body, chunks, request)
 
     async def chat(self, body: ChatBody, request: Request) -> Response:
         self._check(body)
         reply = ChatReply(body.model, self._tokenizer, scored=bool(body.logprobs))
-        return await self._answer(body, await self._admitter.chat(body), reply, request)
+        chunks = Chunks(reply, body.stream_options)
+        return await self._answer(body, await self._admitter.chat(body), reply.body, chunks, request)
 
-    async def _answer(self, body: GenerationBody, admission: Admission, reply: Reply, request: Request) -> Response:
+    async def respond(self, body: ResponsesBody, request: Request) -> Response:
+        with own_names():
+            chat = as_chat(body)
+            self._check(chat)
+            admission = await self._admitter.chat(chat)
+        reply = ResponseReply(body, self._tokenizer)
+        return await self._answer(chat, admission, reply.body, reply, request)
+
+    async def stored(self, id: str) -> Response:
+        raise RequestError(f"there is no response {id!r}: none is stored here, so send the whole input", status=404)
+
+    async def _answer(
+        self,
+        body: GenerationBody,
+        admission: Admission,
+        reply: Callable[[Sequence[Delta], Run], Json],
+        events: Events,
+        request: Request,
+    ) -> Response:
+        """With `stream` the `events`, else the `reply` to one delta for each choice."""
         self._metrics.params_n.observe(body.n or 1)
         self._metrics.params_max_tokens.observe(max(each.max_tokens for each in admission.sequences))
         id, operation = request.state.request_id, "chat" if isinstance(body, ChatBody) else "text_completion"
         ended = self._tracer.begin(operation, id, request.headers) if self._tracer is not None else untraced
         run = Run(id, admission, self._engine, self._tokenizer, self._metrics, ended)
         if body.stream:
-            return EventStream(reply, run, body.stream_options or StreamOptions())
+            return EventStream(events, run)
         said: list[list[Delta]] = [[] for _ in range(run.num_choices)]
 
         async def collect(delta: Delta) -> None:
@@ -197,7 +223,7 @@ class Endpoint:
             await while_connected(request.receive, run.drive(collect))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return JSONResponse(reply.body([Delta.joined(deltas) for deltas in said], run))
+        return JSONResponse(reply([Delta.joined(deltas) for deltas in said], run))
 
     def _model(self) -> Model:
         info = self._engine.info

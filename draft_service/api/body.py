@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sized
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
@@ -26,11 +34,22 @@ Text = Annotated[str, AfterValidator(encodable)]
 Schema = Annotated[dict[str, Any], AfterValidator(encodable)]
 
 
-class Only:
-    """Marks a field that we cannot honour: null and these harmless values pass."""
+def few(most: int) -> BeforeValidator:
+    """For mappings: looked at before each entry is, and is perhaps found wrong: a body has room for 100,000."""
 
-    def __init__(self, *harmless: object) -> None:
-        self.harmless = (None, *harmless)
+    def check(entries: Any) -> Any:
+        if isinstance(entries, Sized) and len(entries) > most:
+            raise PydanticCustomError("too_long", "Input should have at most {most} items", {"most": most})
+        return entries
+
+    return BeforeValidator(check)
+
+
+class Only:
+    """Marks a field that we cannot honour: null and these harmless values pass. The `remedy` is for all others."""
+
+    def __init__(self, *harmless: object, remedy: str = "leave it out") -> None:
+        self.harmless, self.remedy = (None, *harmless), remedy
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._check)
@@ -41,7 +60,7 @@ class Only:
     def _check(self, value: object) -> object:
         if any(type(value) is type(harmless) and value == harmless for harmless in self.harmless):
             return value
-        raise PydanticCustomError("unsupported", "Not supported by this server; leave it out")
+        raise PydanticCustomError("unsupported", "Not supported by this server; {remedy}", {"remedy": self.remedy})
 
 
 class Body(BaseModel):

@@ -6,13 +6,11 @@ something we do not do is declared with its harmless values only, so it is refus
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
 
-from draft_service.api.body import Body, Only, Text, encodable
+from draft_service.api.body import Body, Only, Text, encodable, few
 from draft_service.api.structure import ResponseFormat, StructuredOutputs
 from draft_service.api.tool_types import MAX_TOOLS, ToolCall, ToolChoice, Tools
 from pipedec.sampling_params import MIN_REPETITION_PENALTY
@@ -25,14 +23,7 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 LogitBias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
-
-
-def _few(biases: Any) -> Any:
-    """Looked at before each of them is, and is perhaps found wrong: a body has room for 100,000."""
-    if isinstance(biases, Sized) and len(biases) > MAX_BIASES:
-        raise PydanticCustomError("too_long", "Input should have at most {most} items", {"most": MAX_BIASES})
-    return biases
-
+TemplateOptions = Annotated[dict[str, Any], AfterValidator(encodable)]
 
 # Lists stop at the first item that is wrong: a body has room for a million, and each would be described.
 Prompts = Annotated[list[Text], Field(min_length=1, max_length=MAX_SEQUENCES, fail_fast=True)]
@@ -44,14 +35,11 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None
 
 
-class GenerationBody(Body):
-    """What both generation routes take."""
+class SamplingBody(Body):
+    """What all generation routes take."""
 
     model: str
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=16, fail_fast=True)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = None
@@ -64,11 +52,10 @@ class GenerationBody(Body):
     repetition_penalty: Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[LogitBias, BeforeValidator(_few), Field(max_length=MAX_BIASES)] | None = None
+    logit_bias: Annotated[LogitBias, few(MAX_BIASES), Field(max_length=MAX_BIASES)] | None = None
     seed: int | None = None  # any: modulo 2**63
 
     echo: Annotated[Any, Only(False)] = None
-    response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: Annotated[Any, Only()] = None
     guided_regex: Annotated[Any, Only()] = None
@@ -90,6 +77,15 @@ class GenerationBody(Body):
     use_beam_search: Annotated[Any, Only(False)] = None
     include_stop_str_in_output: Annotated[Any, Only(False)] = None
     skip_special_tokens: Annotated[Any, Only(True)] = None
+
+
+class GenerationBody(SamplingBody):
+    """What chats and completions take."""
+
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_SEQUENCES)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    response_format: ResponseFormat | None = None
     store: Annotated[Any, Only(False)] = None
 
 
@@ -156,7 +152,7 @@ class ChatBody(GenerationBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(encodable)] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
     reasoning_effort: Text | None = None  # a variable of the chat template
     include_reasoning: bool | None = None  # in the answer
     separate_reasoning: bool | None = None  # or leave it in the text, tags and all

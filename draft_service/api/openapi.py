@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from draft_service.api.reply_types import ChatChunk, CompletionChunk, ErrorReply
+from draft_service.api.responses.reply_types import ResponseEvent, ResponseResource
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -24,6 +25,11 @@ ERRORS: Responses = {
     503: {"description": "The pipeline is not ready.", "headers": RETRY_AFTER},
     504: {"description": "The request took longer than the server allows."},
 }
+STREAMED: dict[str, Any] = {
+    "ChatChunk": ChatChunk,
+    "CompletionChunk": CompletionChunk,
+    "ResponseEvent": ResponseEvent,
+}
 
 
 def errors(*statuses: int) -> Responses:
@@ -33,18 +39,36 @@ def errors(*statuses: int) -> Responses:
 
 def answer(model: type, chunk: type) -> dict[str, Any]:
     """The documentation of a success: a body of `model`, or with `stream` events that carry chunks."""
-    payload = {"anyOf": [{"$ref": SCHEMAS.format(model=each.__name__)} for each in (chunk, ErrorReply)]}
-    chunk_or_error = {"contentMediaType": "application/json", "contentSchema": payload}
-    event = {
-        "type": "object",
-        "properties": {"data": {"type": "string", "anyOf": [{"const": "[DONE]"}, chunk_or_error]}},
-        "required": ["data"],
-    }
+    chunk_or_error = _json({"anyOf": [_schema(each.__name__) for each in (chunk, ErrorReply)]})
     return {
         "model": model,
         "description": "The answer, or with `stream` its chunks; an answer that is whole ends with `[DONE]`.",
-        "content": {"text/event-stream": {"itemSchema": event}},
+        "content": _stream(data={"type": "string", "anyOf": [{"const": "[DONE]"}, chunk_or_error]}),
     }
+
+
+def response() -> dict[str, Any]:
+    """That of `/v1/responses`."""
+    data = {"type": "string", **_json(_schema("ResponseEvent"))}
+    return {
+        "model": ResponseResource,
+        "description": "The answer, or with `stream` events, of which the last has the answer.",
+        "content": _stream(event={"type": "string"}, data=data),
+    }
+
+
+def _schema(name: str) -> dict[str, Any]:
+    return {"$ref": SCHEMAS.format(model=name)}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"contentMediaType": "application/json", "contentSchema": schema}
+
+
+def _stream(**fields: dict[str, Any]) -> dict[str, Any]:
+    """Of events with these fields."""
+    event = {"type": "object", "properties": fields, "required": list(fields)}
+    return {"text/event-stream": {"itemSchema": event}}
 
 
 class DocumentedApp(FastAPI):
@@ -58,7 +82,7 @@ class DocumentedApp(FastAPI):
                 operation["responses"].pop("422", None)
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        for chunk in (ChatChunk, CompletionChunk):
-            schema = TypeAdapter(chunk).json_schema(ref_template=SCHEMAS)
-            schemas |= schema.pop("$defs") | {chunk.__name__: schema}
+        for name, streamed in STREAMED.items():
+            schema = TypeAdapter(streamed).json_schema(ref_template=SCHEMAS)
+            schemas |= schema.pop("$defs") | {name: schema}
         return document

@@ -92,21 +92,13 @@ class ChatReply(Reply):
         return self._choice(Delta(index, ""), False, delta={"role": "assistant", "content": ""})
 
     def _choice(self, delta: Delta, scored: bool, /, **said: Json) -> Json:
-        logprobs = {"content": [self._score(token) for token in delta.tokens], "refusal": None}
+        logprobs = {"content": [score(self._tokenizer, token) for token in delta.tokens], "refusal": None}
         return {
             "index": delta.index,
             **said,
             "logprobs": logprobs if scored else None,
             "finish_reason": delta.finish,
         }
-
-    def _score(self, scored: ScoredToken) -> Json:
-        top = [self._entry(token, logprob) for token, logprob in scored.logprobs.top]
-        return self._entry(scored.token, scored.logprobs.logprob) | {"top_logprobs": top}
-
-    def _entry(self, token: int, logprob: float) -> Json:
-        content = self._tokenizer.token_bytes(token)
-        return {"token": content.decode(errors="replace"), "logprob": _finite(logprob), "bytes": list(content)}
 
 
 class CompletionReply(Reply):
@@ -158,6 +150,17 @@ def _whole(deltas: Iterable[CallDelta]) -> list[CallDelta]:
     return list(calls.values())
 
 
+def score(tokenizer: Tokenizer, scored: ScoredToken) -> Json:
+    """A token with its log-probability, and the likeliest with theirs, as chats tell them."""
+
+    def entry(token: int, logprob: float) -> Json:
+        content = tokenizer.token_bytes(token)
+        return {"token": content.decode(errors="replace"), "logprob": _finite(logprob), "bytes": list(content)}
+
+    top = [entry(token, logprob) for token, logprob in scored.logprobs.top]
+    return entry(scored.token, scored.logprobs.logprob) | {"top_logprobs": top}
+
+
 def _finite(logprob: float) -> float:
     """JSON has no infinity; OpenAI says -9999 for impossible."""
     return max(logprob, -9999.0)
@@ -176,12 +179,17 @@ def usage(run: Run) -> Json:
 
 def cost(run: Run) -> Json:
     """`usage` and, where the engine told it, our own `pipedec` beside it."""
+    return {"usage": usage(run), **speculation(run)}
+
+
+def speculation(run: Run) -> Json:
+    """Our own `pipedec`, empty where the engine did not tell."""
     statistics = run.statistics
     if statistics is None:
-        return {"usage": usage(run)}
+        return {}
     pipedec = {
         "hit_rate": statistics.hit_rate,
         "tokens_per_step": statistics.tokens_per_step,
         "steps": statistics.steps,
     }
-    return {"usage": usage(run), "pipedec": pipedec}
+    return {"pipedec": pipedec}

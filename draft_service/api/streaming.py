@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from draft_service.api.errors import error_body
-from draft_service.api.openai_types import StreamOptions
-from draft_service.api.replies import Json, Reply, cost, usage
+from draft_service.api.replies import Json
 from draft_service.api.run import Run
 from draft_service.api.transcript import Delta
 from pipedec.errors import PipeDecError
@@ -50,22 +49,44 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-class EventStream(Response):
-    """The chunks of a reply as its run makes them, then `[DONE]`.
+def event(data: Json, name: str = "") -> bytes:
+    # ASCII only: some clients split lines at every line break that Unicode knows.
+    told = b"data: " + json.dumps(data, ensure_ascii=True, separators=(",", ":")).encode() + b"\n\n"
+    return b"event: " + name.encode() + b"\n" + told if name else told
 
-    The response starts with the first delta: a request that is refused still gets a status of its own. A failure
-    after that is one event with an `error` and the end of the stream, without `[DONE]`, so that a cut text never
-    looks finished. No comments are sent, and usage only if asked for: there are clients that stumble over either.
+
+class Events(ABC):
+    """What the stream of one run says, as bytes of whole events."""
+
+    @abstractmethod
+    def opening(self, run: Run) -> Iterable[bytes]:
+        """Before the first delta."""
+
+    @abstractmethod
+    def delta(self, delta: Delta, run: Run) -> Iterable[bytes]: ...
+
+    @abstractmethod
+    def closing(self, run: Run) -> Iterable[bytes]:
+        """Behind the last delta."""
+
+    @abstractmethod
+    def failure(self, error: Exception, run: Run) -> Iterable[bytes]:
+        """Instead of the `closing`: a cut text never looks finished."""
+
+
+class EventStream(Response):
+    """The events of a run as it makes deltas.
+
+    The response starts with the first delta: a request that is refused still gets a status of its own. No comments
+    are sent: there are clients that stumble over them.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, reply: Reply, run: Run, options: StreamOptions) -> None:
+    def __init__(self, events: Events, run: Run) -> None:
         self.status_code, self.background = 200, None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self._reply, self._run = reply, run
-        self._with_usage = bool(options.include_usage)
-        self._always_usage = self._with_usage and bool(options.continuous_usage_stats)
+        self._events, self._run = events, run
         self._started = False
         self._writing = asyncio.Lock()  # choices are emitted by tasks of their own
 
@@ -79,7 +100,7 @@ class EventStream(Response):
         async def emit(delta: Delta) -> None:
             async with self._writing:
                 await self._start(send)
-                await self._write(send, self._chunk(self._reply.chunk_choice(delta)))
+                await _write(send, self._events.delta(delta, self._run))
 
         try:
             await self._run.drive(emit)
@@ -88,12 +109,9 @@ class EventStream(Response):
                 raise
             if not isinstance(error, PipeDecError):
                 log.exception("stream failed", extra=fields(request=scope["state"]["request_id"]))
-            _, body = error_body(error)
-            await self._write(send, body)
+            await _write(send, self._events.failure(error, self._run))
         else:
-            if self._with_usage:
-                await self._write(send, self._reply.chunk([], **cost(self._run)))
-            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+            await _write(send, self._events.closing(self._run))
         await send({"type": "http.response.body", "body": b""})
 
     async def _start(self, send: Send) -> None:
@@ -101,16 +119,9 @@ class EventStream(Response):
             return
         self._started = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for index in range(self._run.num_choices):
-            if choice := self._reply.opening(index):
-                await self._write(send, self._chunk(choice))
+        await _write(send, self._events.opening(self._run))
 
-    def _chunk(self, choice: Json) -> Json:
-        if not self._with_usage:
-            return self._reply.chunk([choice])
-        return self._reply.chunk([choice], usage=usage(self._run) if self._always_usage else None)
 
-    async def _write(self, send: Send, event: Json) -> None:
-        # ASCII only: some clients split lines at every line break that Unicode knows.
-        data = json.dumps(event, ensure_ascii=True, separators=(",", ":")).encode()
-        await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
+async def _write(send: Send, events: Iterable[bytes]) -> None:
+    if body := b"".join(events):
+        await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -17,11 +17,13 @@ Finish = FinishReason | Literal["tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token of the output with its log-probabilities. `offset`: characters of output before it."""
+    """A token of the output with its log-probabilities. `offset`: characters of output before it, those of what is
+    reasoned among them, of which it may be itself."""
 
     token: int
     offset: int
     logprobs: TokenLogprobs
+    is_reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +76,17 @@ class Transcript:
         """What `event` adds; its `finish` is "stop" too when a stop string is reached, and nothing may follow then.
         Stop strings are looked for in what is said, not in reasoning or calls."""
         self.num_tokens += 1
-        piece = ""
+        piece, num_before, num_reasoned = "", self._num_decoded, self.num_reasoning_tokens
         if event.finish != "stop":  # an end token is not text
-            if event.logprobs is not None:
-                self._scored.append(ScoredToken(event.token, self._num_decoded, event.logprobs))
             piece = self._detokenizer.push(event.token)
         if event.finish:
             piece += self._detokenizer.flush()
         self._num_decoded += len(piece)
         reasoning, answer = self._reason(piece, event)
         said, calls = self._call(answer, event)
+        if event.finish != "stop" and event.logprobs is not None:
+            is_reasoning = self.num_reasoning_tokens > num_reasoned
+            self._scored.append(ScoredToken(event.token, num_before, event.logprobs, is_reasoning))
 
         stopped, num_out = False, 0
         if self.num_tokens >= self._min_tokens:

@@ -109,7 +109,8 @@ def _plain(messages: Sequence[Message]) -> list[Message]:
             message = {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
         elif calls := message.get("tool_calls"):
             said = [message["content"]] if message["content"] else []
-            message = {"role": message["role"], "content": "\n".join([*said, _written(calls)])}
+            message = message | {"content": "\n".join([*said, _written(calls)])}
+            del message["tool_calls"]
         if was_result and message["role"] == "user":
             plain[-1] = plain[-1] | {"content": f"{plain[-1]['content']}\n{message['content']}"}
         else:

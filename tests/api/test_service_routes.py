@@ -212,7 +212,7 @@ def test_the_document_is_truthful(http: httpx.Client, with_key: httpx.Client) ->
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         *("/health", "/ready", "/pipeline", "/metrics", "/v1/models", "/v1/models/{model}"),
-        *("/v1/completions", "/v1/chat/completions"),
+        *("/v1/completions", "/v1/chat/completions", "/v1/responses"),
     }
     responses = document["paths"][COMPLETIONS]["post"]["responses"]
     assert set(responses) == {"200", "400", "404", "413", "415", "429", "500", "503", "504"}
@@ -225,7 +225,11 @@ def test_the_document_is_truthful(http: httpx.Client, with_key: httpx.Client) ->
     ]
     assert "HTTPValidationError" not in document["components"]["schemas"]
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
-    assert {"ChatChunk", "CompletionChunk", "ErrorReply"} <= references <= set(document["components"]["schemas"])
+    assert (
+        {"ChatChunk", "CompletionChunk", "ResponseEvent", "ErrorReply"}
+        <= references
+        <= set(document["components"]["schemas"])
+    )
     assert "securitySchemes" not in document["components"]
     locked = with_key.get("/openapi.json").json()
     assert locked["paths"][COMPLETIONS]["post"]["security"] == [{"HTTPBearer": []}]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from draft_service.api.openai_types import ChatBody, CompletionBody, StreamOptions
+from draft_service.api.responses.request import ResponsesBody
 from pipedec.sizing.reference import with_tables
 from pipedec.spec import load_manifest, reference
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, inline, links
@@ -66,7 +67,7 @@ def test_the_tables_of_sizing_are_those_of_the_code() -> None:
 
 def test_every_field_of_a_request_is_on_the_endpoints_page() -> None:
     page = (ROOT / "docs" / "api.md").read_text()
-    fields = {name for body in (CompletionBody, ChatBody, StreamOptions) for name in body.model_fields}
+    fields = {name for body in (CompletionBody, ChatBody, StreamOptions, ResponsesBody) for name in body.model_fields}
     assert {name for name in fields if f"`{name}`" not in page} == set()
 
 

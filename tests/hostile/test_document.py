@@ -29,9 +29,9 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-ROUTES = ("/v1/completions", "/v1/chat/completions")
+ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 SECONDS = 120.0  # until an answer is there
-MOST = {"max_tokens": 3, "max_completion_tokens": 3, "n": 2, "best_of": 2}
+MOST = {"max_tokens": 3, "max_completion_tokens": 3, "max_output_tokens": 3, "n": 2, "best_of": 2}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_every_answer_is_documented(operations: dict[str, APIOperation], route: 
     @given(operations[route].as_strategy(mode))
     def ask(case: schemathesis.Case) -> None:
         if isinstance(case.body, dict):
-            case.body = modest(case.body)
+            case.body = modest(case.body, "max_output_tokens" if route == "/v1/responses" else "max_tokens")
         response = case.call(timeout=SECONDS)
         case.validate_response(response, checks=CHECKS)
         statuses.add(response.status_code)
@@ -60,9 +60,10 @@ def test_every_answer_is_documented(operations: dict[str, APIOperation], route: 
     assert statuses >= {200 if mode is GenerationMode.POSITIVE else 400}
 
 
-def modest(body: dict[str, Any]) -> dict[str, Any]:
-    """The same request, but of the model that is there, and for few tokens: a test has no time for more."""
-    few = {"max_tokens": 3} | body
+def modest(body: dict[str, Any], limit: str) -> dict[str, Any]:
+    """The same request, but of the model that is there, and for few tokens, as the field `limit` says: a test has no
+    time for more."""
+    few = {limit: 3} | body
     for name, most in MOST.items():
         if type(few.get(name)) is int and few[name] > most:
             few[name] = most
