@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 
@@ -10,9 +11,18 @@ import triton
 
 from pipedec.errors import ModelError
 
-_INTERPRETED = bool(triton.knobs.runtime.interpret)  # on the CPU, as TRITON_INTERPRET=1 asks for
 _NOT_COMPILED = RuntimeError, OSError, subprocess.SubprocessError  # no compiler, no place to write to, no headers
 _INTERPRETER = 2, 1 << 18  # processors and shared memory that it is taken to have
+
+
+def is_interpreted() -> bool:
+    """Whether kernels run on the CPU, as TRITON_INTERPRET=1 asks for. Triton knows it by this name since 3.4."""
+    if (knobs := getattr(triton, "knobs", None)) is not None:
+        return bool(knobs.runtime.interpret)
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+_INTERPRETED = is_interpreted()  # now: it is decided where kernels are declared
 
 
 def upcast(dtype: torch.dtype) -> bool:
