@@ -140,9 +140,8 @@ def truncate(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     if params.top_p < 1.0:
         ordered, tokens = scores.sort(descending=True, stable=True)
         before = ordered.softmax(-1).cumsum(-1).roll(1)
-        before[0] = 0.0
+        before[0] = -1.0  # the likeliest always stays, also where `top_p` is 0, or is in float32
         excluded = torch.empty_like(before, dtype=torch.bool).scatter_(0, tokens, before >= params.top_p)
-        excluded[tokens[0]] = False  # the likeliest always stays, also where `top_p` is 0, or is in float32
         scores = scores.masked_fill(excluded, float("-inf"))
     if params.min_p > 0.0:
         probabilities = scores.softmax(-1)
