@@ -13,6 +13,8 @@ from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
 from pipedec.model.sampling import History, Wanted, choose
 from pipedec.model.skinny_product import skinny_product
+from pipedec.model.staging import make_staging
+from pipedec.model.static import CudaGraphs
 from pipedec.policy import PolicyName
 from pipedec.sampling_params import SamplingParams
 from tests.exactness.pipelines import POLICIES, SAMPLED, expected, load, run
@@ -72,6 +74,22 @@ def test_weights_are_on_the_device_alone(llama: Path) -> None:
     tensors = [tensor for layer in model.layers for tensor in layer.parameters()]
     assert {tensor.device for tensor in tensors} == {torch.device("cuda", 0)}
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
+
+
+def test_a_program_that_waits_is_refused_and_memory_comes_back_all_the_same() -> None:
+    device, number = torch.device("cuda", 0), torch.ones(1, device="cuda")
+
+    def program() -> None:
+        number.item()
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        CudaGraphs(device)(program)
+    staging, source = make_staging(device), torch.zeros(1 << 20)
+    used = []
+    for _ in range(8):
+        staging.download(staging.upload(source))
+        used.append(torch.cuda.memory_reserved(device))
+    assert used[-1] == used[2]
 
 
 def test_tokens_are_waited_for_once() -> None:
