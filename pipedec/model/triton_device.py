@@ -12,6 +12,7 @@ import triton
 from pipedec.errors import ModelError
 
 _NOT_COMPILED = RuntimeError, OSError, subprocess.SubprocessError  # no compiler, no place to write to, no headers
+_TENSOR_CORES = 8, 0  # compute capability from which on Triton multiplies with them
 _INTERPRETER = 2, 1 << 18  # processors and shared memory that it is taken to have
 
 
@@ -36,6 +37,12 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return _INTERPRETER[0]
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@cache
+def has_tensor_cores(device: torch.device) -> bool:
+    """Whether products in Triton are bound by memory; without, by arithmetic."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= _TENSOR_CORES
 
 
 @cache
