@@ -16,6 +16,7 @@ import torch
 from pipedec.errors import ModelError, ProtocolError, RequestError
 from pipedec.model.grammar import Grammars, Matcher
 from pipedec.model.sampling import Choice, Chosen, History, Wanted, choose
+from pipedec.model.staging import sent
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import NO_PARENT, Batch, Close, Decision, Op, Open, Prefill, Reuse
 
@@ -74,7 +75,8 @@ class Verifier:
             rows = [row for _, row in matches]
             if missing := [row for row in rows if row not in known]:
                 asked = list(arrived.values()) if len(arrived) <= self._together else missing
-                known |= zip(asked, head(hidden[[present[row] for row in asked]]), strict=True)
+                index = sent(torch.tensor([present[row] for row in asked]), hidden.device)
+                known |= zip(asked, head(hidden[index]), strict=True)
             wanted = [self._move(request, batch, row) for request, row in matches]
             choices = choose(torch.stack([known[row] for row in rows]), wanted)
             for (request, _), choice in zip(matches, choices, strict=True):

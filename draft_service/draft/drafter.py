@@ -16,6 +16,7 @@ from draft_service.schedule.guidance import UNGUIDED, Guides
 from pipedec.errors import ModelError
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.grammar import Allowed
+from pipedec.model.staging import sent
 from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 
@@ -89,6 +90,6 @@ def _guided(logits: torch.Tensor, guides: Guides) -> torch.Tensor:
             allowed[row] = possible
     if not allowed:
         return logits
-    forbidden = ~torch.from_numpy(np.stack(list(allowed.values()))).to(logits.device)
-    index = torch.tensor(list(allowed), device=logits.device)
+    forbidden = ~sent(torch.from_numpy(np.stack(list(allowed.values()))), logits.device)
+    index = sent(torch.tensor(list(allowed)), logits.device)
     return logits.index_copy(0, index, logits[index].masked_fill(forbidden, float("-inf")))

@@ -72,7 +72,7 @@ def _fused(layer: nn.Module) -> Callable[..., Any]:
     import torch._dynamo  # takes a second, which only those who fuse should wait
 
     torch._dynamo.config.allow_unspec_int_on_nn_module = True  # the layers' own numbers do not make them differ
-    torch._dynamo.config.recompile_limit = 64  # for kinds of layers, times sizes of batches
+    torch._dynamo.config.cache_size_limit = 64  # for kinds of layers, times sizes; `recompile_limit` since 2.7
     return torch.compile(layer, fullgraph=True)
 
 

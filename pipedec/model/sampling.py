@@ -16,6 +16,7 @@ import torch
 
 from pipedec.errors import ModelError, ProtocolError, RequestError
 from pipedec.model.grammar import Matcher
+from pipedec.model.staging import sent
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import TokenLogprobs
 
@@ -60,11 +61,11 @@ class History:
         output = tokens[max(0, self._num_prompt - self.num_tokens) :]
         self.num_tokens += len(tokens)
         if self.seen is not None:
-            self.seen[torch.tensor(tokens, dtype=torch.int64, device=self.seen.device)] = True
+            self.seen.index_fill_(0, sent(torch.tensor(tokens, dtype=torch.int64), self.seen.device), True)
         if self.matcher is not None:
             self.matcher.consume(output)
         if self.counts is not None and output:
-            index = torch.tensor(output, dtype=torch.int64, device=self.counts.device)
+            index = sent(torch.tensor(output, dtype=torch.int64), self.counts.device)
             self.counts.index_add_(0, index, torch.ones_like(index, dtype=torch.float32))
 
 
@@ -106,7 +107,7 @@ def choose(logits: torch.Tensor, wanted: Sequence[Wanted]) -> list[Choice]:
             values[row], tokens[row] = scores.max(0)
     if drawn:
         rows, of_rows, states = zip(*drawn, strict=True)
-        index = torch.tensor(rows, device=logits.device)
+        index = sent(torch.tensor(rows), logits.device)
         values[index], tokens[index] = _draw(torch.stack(of_rows), states)
     looked_at = torch.stack([tops, values, tokens], 1).tolist()
     return [_choice(logits[row], each, *looked_at[row]) for row, each in enumerate(wanted)]
@@ -118,7 +119,7 @@ def _allowed(wanted: Sequence[Wanted], device: torch.device) -> dict[int, torch.
     rows = {row: each for row, matcher in matchers if matcher is not None and (each := matcher.allowed()) is not None}
     if not rows:
         return {}
-    return dict(zip(rows, torch.from_numpy(np.stack(list(rows.values()))).to(device), strict=True))
+    return dict(zip(rows, sent(torch.from_numpy(np.stack(list(rows.values()))), device), strict=True))
 
 
 def _choice(logits: torch.Tensor, wanted: Wanted, top: float, value: float, token: float) -> Choice:
@@ -140,9 +141,8 @@ def truncate(scores: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     if params.top_p < 1.0:
         ordered, tokens = scores.sort(descending=True, stable=True)
         before = ordered.softmax(-1).cumsum(-1).roll(1)
-        before[0] = 0.0
+        before[0] = -1.0  # the likeliest always stays, also where `top_p` is 0, or is in float32
         excluded = torch.empty_like(before, dtype=torch.bool).scatter_(0, tokens, before >= params.top_p)
-        excluded[tokens[0]] = False  # the likeliest always stays, also where `top_p` is 0, or is in float32
         scores = scores.masked_fill(excluded, float("-inf"))
     if params.min_p > 0.0:
         probabilities = scores.softmax(-1)
@@ -167,11 +167,11 @@ def uniform(state: int, tokens: torch.Tensor) -> torch.Tensor:
 def _penalised(logits: torch.Tensor, params: SamplingParams, history: History) -> torch.Tensor:
     scores = logits
     if params.end_tokens and history.num_output < params.min_tokens:
-        scores = scores.index_fill(0, torch.tensor(params.end_tokens, device=scores.device), float("-inf"))
+        scores = scores.index_fill(0, sent(torch.tensor(params.end_tokens), scores.device), float("-inf"))
     if params.logit_bias:
         tokens, biases = zip(*params.logit_bias, strict=True)
-        index = torch.tensor(tokens, device=scores.device)
-        scores = scores.index_add(0, index, torch.tensor(biases, device=scores.device))
+        index = sent(torch.tensor(tokens), scores.device)
+        scores = scores.index_add(0, index, sent(torch.tensor(biases), scores.device))
     if history.seen is not None:
         penalty = params.repetition_penalty
         penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
@@ -187,7 +187,7 @@ def _draw(scores: torch.Tensor, states: Sequence[int]) -> tuple[torch.Tensor, to
     if scores.is_cuda:
         from pipedec.model.triton_draw import draw  # Triton is not installed where it is of no use
 
-        hashed = torch.tensor([_signed(state) for state in states], device=scores.device)
+        hashed = sent(torch.tensor([_signed(state) for state in states]), scores.device)
         values, tokens = draw(scores, hashed)
         return values, tokens.double()
     best = [perturbed(row, state).max(0) for row, state in zip(scores, states, strict=True)]

@@ -24,6 +24,11 @@ def make_staging(device: torch.device) -> Staging:
     return PinnedStaging(device) if device.type == "cuda" else DirectStaging(device)
 
 
+def sent(source: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small CPU tensor on the device, which is not waited for, as it would be for memory that is not pinned."""
+    return (source.pin_memory() if device.type == "cuda" else source).to(device, non_blocking=True)
+
+
 class DirectStaging:
     """For the CPU itself, and devices without streams of their own."""
 

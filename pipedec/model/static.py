@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -52,13 +53,26 @@ class CudaGraphs:
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
             program()  # whatever is compiled or allocated once is, before the recording
-            program()
+            with _no_waiting():
+                program()
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._stream.device), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             program()
         replay: Program = graph.replay
         return replay
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Raises RuntimeError where the device is waited for. Within a recording that is an error too, but one after which
+    torch believes to be recording for ever, and keeps all memory that more than one stream has used."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class StaticSpan:

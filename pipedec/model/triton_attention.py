@@ -45,7 +45,9 @@ class TritonCompute:
         most = _MAX_KEYS[self._bytes]
         self._large = self._bytes == 2 and self._memory(_MANY_QUERIES, most, pairs=4) < shared
         self.keys = most
-        while self.keys > _MIN_KEYS and self._memory(_MAX_QUERIES[self._bytes], self.keys, pairs=2) > shared:
+        queries = max(_MAX_QUERIES[self._bytes], self._group)  # a row's are in one program
+        pairs = 2 if queries < _MANY_QUERIES else 4
+        while self.keys > _MIN_KEYS and self._memory(queries, self.keys, pairs) > shared:
             self.keys //= 2
 
     def _memory(self, queries: int, keys: int, pairs: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 
@@ -10,9 +11,19 @@ import triton
 
 from pipedec.errors import ModelError
 
-_INTERPRETED = bool(triton.knobs.runtime.interpret)  # on the CPU, as TRITON_INTERPRET=1 asks for
 _NOT_COMPILED = RuntimeError, OSError, subprocess.SubprocessError  # no compiler, no place to write to, no headers
+_TENSOR_CORES = 8, 0  # compute capability from which on Triton multiplies with them
 _INTERPRETER = 2, 1 << 18  # processors and shared memory that it is taken to have
+
+
+def is_interpreted() -> bool:
+    """Whether kernels run on the CPU, as TRITON_INTERPRET=1 asks for. Triton knows it by this name since 3.4."""
+    if (knobs := getattr(triton, "knobs", None)) is not None:
+        return bool(knobs.runtime.interpret)
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+_INTERPRETED = is_interpreted()  # now: it is decided where kernels are declared
 
 
 def upcast(dtype: torch.dtype) -> bool:
@@ -26,6 +37,12 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return _INTERPRETER[0]
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@cache
+def has_tensor_cores(device: torch.device) -> bool:
+    """Whether products in Triton are bound by memory; without, by arithmetic."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= _TENSOR_CORES
 
 
 @cache

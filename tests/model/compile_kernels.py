@@ -27,6 +27,7 @@ HEADS = (  # rows, query heads per KV head, head_dim
     (1, 8, 128),  # and one row
     (32, 4, 64),  # a draft like Llama-3.2-1B
     (32, 2, 256),  # wide heads
+    (1, 128, 64),  # one KV head for so many that a row alone fills a large program
 )
 PRODUCTS = ((1, 28672), (64, 28672), (64, 2048))  # rows, columns
 

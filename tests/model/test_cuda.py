@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,12 @@ import torch
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
+from pipedec.model.sampling import History, Wanted, choose
 from pipedec.model.skinny_product import skinny_product
+from pipedec.model.staging import make_staging
+from pipedec.model.static import CudaGraphs
 from pipedec.policy import PolicyName
+from pipedec.sampling_params import SamplingParams
 from tests.exactness.pipelines import POLICIES, SAMPLED, expected, load, run
 from tests.model.test_static import batch, opened
 from tests.tiny import tiny_model
@@ -69,3 +74,41 @@ def test_weights_are_on_the_device_alone(llama: Path) -> None:
     tensors = [tensor for layer in model.layers for tensor in layer.parameters()]
     assert {tensor.device for tensor in tensors} == {torch.device("cuda", 0)}
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
+
+
+def test_a_program_that_waits_is_refused_and_memory_comes_back_all_the_same() -> None:
+    device, number = torch.device("cuda", 0), torch.ones(1, device="cuda")
+
+    def program() -> None:
+        number.item()
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        CudaGraphs(device)(program)
+    staging, source = make_staging(device), torch.zeros(1 << 20)
+    used = []
+    for _ in range(8):
+        staging.download(staging.upload(source))
+        used.append(torch.cuda.memory_reserved(device))
+    assert used[-1] == used[2]
+
+
+def test_tokens_are_waited_for_once() -> None:
+    logits = torch.randn(4, 1000, device="cuda")
+    params = (
+        SamplingParams(),
+        SamplingParams(logit_bias=((3, 1.0),), min_tokens=2, end_tokens=(5,)),
+        SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01),
+        SamplingParams(temperature=1.0, repetition_penalty=1.2, frequency_penalty=0.5),
+    )
+    wanted = [Wanted(each, 3, History(each, 2, 1000, "cuda")) for each in params]
+    choose(logits, wanted)  # whatever is compiled once is
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            for each in wanted:
+                each.history.extend((7, 8, 9))
+            choose(logits, wanted)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([each for each in waits if "synchronizing" in str(each.message)]) == 1

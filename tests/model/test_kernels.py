@@ -49,3 +49,12 @@ def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(ModelError, match=r"cannot be compiled: .*C compiler.* Install gcc"):
         triton_device.shared_memory.__wrapped__(torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("asked", ["0", "1"])
+def test_whether_kernels_are_interpreted_is_known_of_a_triton_without_knobs(
+    monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.delattr(triton_device.triton, "knobs", raising=False)  # as before 3.4
+    monkeypatch.setenv("TRITON_INTERPRET", asked)
+    assert triton_device.is_interpreted() == (asked == "1")

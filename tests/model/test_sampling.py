@@ -106,6 +106,12 @@ def test_truncations_combine_in_transformers_order() -> None:
     assert torch.equal(truncate(scores / params.temperature, params), wanted[0])
 
 
+def test_no_truncation_looks_at_numbers_on_the_cpu() -> None:
+    """Where they lie on a GPU, each look would wait for it; on the meta device there is nothing to look at."""
+    params = SamplingParams(temperature=1.0, top_k=5, top_p=0.9, min_p=0.1)
+    assert truncate(torch.empty(50, device="meta"), params).shape == (50,)
+
+
 def test_repetition_penalty_is_that_of_transformers() -> None:
     params = SamplingParams(repetition_penalty=3.0)
     tokens = [*LOGITS.topk(4).indices.tolist(), 0, 0]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo
 
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
+from pipedec.model.layers import Layers
 from pipedec.model.loader import SpanModel
 from pipedec.wire.messages import NO_PARENT, Batch, Open, Prefill, Reuse, Row, Rows
 from tests.model.pipeline import GREEDY
@@ -111,3 +113,17 @@ def test_the_kernel_runs_a_whole_span(span: SpanModel) -> None:
     expected, actual = plain.execute(batch(3), None), static.execute(batch(3), None)
     assert expected is not None
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+class Settings:
+    """Those of torch's compiler that torch 2.6 has, of the ones that are set."""
+
+    __slots__ = ("allow_unspec_int_on_nn_module", "cache_size_limit")
+
+
+def test_what_layers_are_compiled_with_is_known_to_the_oldest_torch(
+    span: SpanModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._dynamo, "config", Settings())
+    monkeypatch.setattr(torch, "compile", lambda layer, **_: layer)
+    assert len(Layers(span, fused=True)) == 4

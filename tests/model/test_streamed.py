@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from pipedec.model import streamed
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
@@ -84,6 +85,15 @@ def test_the_weights_of_joint_layers_are_in_memory_once() -> None:
     storages = {layer.weight.untyped_storage().data_ptr() for layer in (module.q_proj, module.k_proj, module.v_proj)}
     assert len(storages) == 1
     assert module.q_proj.weight.untyped_storage().nbytes() == (256 + 64 + 64) * 256 * 2
+
+
+def test_devices_on_which_products_are_not_bound_by_memory_are_left_to_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streamed, "has_tensor_cores", lambda device: False)
+    module = Attention()
+    stream([module])
+    assert not any("forward" in vars(layer) for layer in module.children())
 
 
 def test_what_is_streamed_stays_as_it_is() -> None:
