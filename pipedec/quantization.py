@@ -17,6 +17,7 @@ from pipedec.errors import ModelError
 
 Strategy = Literal["tensor", "channel", "block"]  # what shares a scale: a tensor, one output, 128 x 128 numbers
 BLOCK = 128
+PIECE_NUMBERS = 1 << 27  # of 8-bit weights that a GPU makes what they stand for at once, for a batch of many rows
 FLOAT8, INT8 = "F8_E4M3", "I8"  # as safetensors calls them
 SCALE_ENDINGS = ("_scale", "_scale_inv", "_zero_point", "_g_idx")  # of tensors that are no parameters
 

@@ -14,11 +14,10 @@ from torch.nn.functional import linear as any_product
 
 from pipedec.model.skinny_product import LEAST_ROWS, MAX_ROWS, PROGRAMS
 from pipedec.model.triton_device import shared_memory, upcast
-from pipedec.quantization import BLOCK
+from pipedec.quantization import BLOCK, PIECE_NUMBERS
 
 DTYPES = (torch.bfloat16, torch.float16)  # of rows
-PIECE_NUMBERS = 1 << 27  # of weights that are made what they stand for at once
-TILE = (32, BLOCK)  # of them that one program makes
+TILE = (32, BLOCK)  # of weights that one program makes what they stand for
 # Columns of a program, numbers of each that it multiplies at once (of a block or two), and pieces that it has on their
 # way where shared memory holds them.
 _MANY, _FEW = (64, BLOCK, 4), (16, 2 * BLOCK, 8)
