@@ -60,7 +60,7 @@ def spread(scale: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 def compressed(form: str, kind: str, strategy: str, **more: Any) -> dict[str, Any]:
     """A `quantization_config` as compressed-tensors writes it."""
     weights = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": strategy, "dynamic": False} | more
-    activations = weights | {"dynamic": True, "strategy": "token"}
+    activations = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": "token", "dynamic": True}
     group = {"targets": ["Linear"], "weights": weights, "input_activations": activations, "output_activations": None}
     return {
         "quant_method": "compressed-tensors",

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -22,10 +21,11 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from pipedec.errors import ModelError
 from pipedec.model.architecture import Architecture, build_on_meta
+from pipedec.model.checkpoint import Checkpoint
 from pipedec.model.conformance import check_conformance
-from pipedec.model.quantized import MOST_SCALE, EightBitLinear, dequantized, is_finite
-from pipedec.model.scales import Scales, checkpoint_scales
-from pipedec.model.shape import TensorInfo, checkpoint_tensors, model_shape
+from pipedec.model.quantized import EightBitLinear
+from pipedec.model.scales import Scales
+from pipedec.model.shape import model_shape
 from pipedec.model.span import Span
 from pipedec.quantization import FLOAT8, INT8
 
@@ -65,7 +65,7 @@ class SpanModel(Span):
             raise ModelError(f"{path}: layers [{start}, {end}) were asked for, the model has {count}")
         first = start == 0 if first is None else first
         last = end == count if last is None else last
-        checkpoint = _checkpoint(path, architecture, ends)
+        checkpoint = Checkpoint.of(path, architecture.lm, (architecture.embedding, architecture.lm_head), ends)
         if device.type == "cuda" if keep_8_bits is None else keep_8_bits:
             architecture = _with_8_bits(architecture, checkpoint.scales)
         kept: list[nn.Module] = list(architecture.layers[start:end])
@@ -79,32 +79,6 @@ class SpanModel(Span):
         return span
 
 
-@dataclass(frozen=True, slots=True)
-class _Checkpoint:
-    """Tensors by name, those of another model's ends among them, and the scales of the weights in 8 bits."""
-
-    path: Path
-    tensors: Mapping[str, TensorInfo]
-    scales: Mapping[str, Scales]
-
-
-def _checkpoint(path: Path, architecture: Architecture, ends: Path | None) -> _Checkpoint:
-    """What the model in `path` holds, and what it lacks of embedding and head of the model in `ends`; of a tied one,
-    the embedding for both."""
-    tensors, scales = checkpoint_tensors(path), checkpoint_scales(path)
-    if ends is not None:
-        outer = (architecture.embedding, architecture.lm_head)
-        names = tuple(f"{name}." for name, module in architecture.lm.named_modules() if module in outer)
-        lent = {name: tensor for name, tensor in checkpoint_tensors(ends).items() if name.startswith(names)}
-        scales |= {name: of for name, of in checkpoint_scales(ends).items() if name in lent.keys() - tensors.keys()}
-        tensors = lent | tensors
-    linear = {f"{name}.weight" for name, module in architecture.lm.named_modules() if type(module) is nn.Linear}
-    for name in scales:
-        if name not in linear and name in architecture.lm.state_dict():
-            raise ModelError(f"{path}: tensor {name!r} is in 8 bits, but is no linear layer's weight; such are not run")
-    return _Checkpoint(path, tensors, {name: of for name, of in scales.items() if name in linear})
-
-
 def _with_8_bits(architecture: Architecture, scales: Mapping[str, Scales]) -> Architecture:
     """The architecture with layers that hold 8 bits, for the weights that have scales."""
     lm = architecture.lm
@@ -116,7 +90,7 @@ def _with_8_bits(architecture: Architecture, scales: Mapping[str, Scales]) -> Ar
 
 
 def _fill(
-    checkpoint: _Checkpoint,
+    checkpoint: Checkpoint,
     lm: PreTrainedModel,
     kept: Sequence[nn.Module],
     dtype: torch.dtype,
@@ -132,42 +106,12 @@ def _fill(
     total, done = sum(tensors[source].count for source in sources), 0
     for names in by_file.values():
         for name in names:
-            value = _value(checkpoint, name, sources[name], dtype if _casts(lm, name) else None, device)
+            value = checkpoint.read(name, sources[name][0][0], dtype if _casts(lm, name) else None, device)
             for owner, attribute in sources[name]:
                 _assign(checkpoint.path, name, owner, attribute, value)
             done += tensors[name].count
             if progress is not None:
                 progress(done / total)
-
-
-def _value(
-    checkpoint: _Checkpoint,
-    name: str,
-    targets: Sequence[tuple[nn.Module, str]],
-    dtype: torch.dtype | None,
-    device: torch.device,
-) -> torch.Tensor:
-    """What is assigned for a tensor: itself in this dtype (None: its own), or of 8-bit weights what is made of them."""
-    owner, attribute = targets[0]
-    if isinstance(owner, EightBitLinear) and attribute == "scale":
-        return _scale(checkpoint, name, tuple(owner.scale.shape), device)
-    of = checkpoint.scales.get(name)
-    if of is None:
-        return _read(checkpoint.tensors[name].file, name, dtype, device)
-    values = _read(checkpoint.tensors[name].file, name, None, device, copy=isinstance(owner, EightBitLinear))
-    scale = _scale(checkpoint, of.name, of.shape, device)
-    if not is_finite(values, scale):
-        raise ModelError(
-            f"{checkpoint.path}: tensor {name!r} or its {of.name!r} holds NaN, or scales of {MOST_SCALE:g} and more; "
-            "download it again"
-        )
-    return values if isinstance(owner, EightBitLinear) else dequantized(values, scale, dtype or torch.float32)
-
-
-def _scale(checkpoint: _Checkpoint, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """A tensor of scales in the shape that a layer keeps them in; one for all is repeated for each output."""
-    scale = _read(checkpoint.tensors[name].file, name, torch.float32, device)
-    return scale if scale.shape == shape else scale.reshape(-1).expand(shape).contiguous()
 
 
 def _casts(lm: PreTrainedModel, name: str) -> bool:
@@ -176,19 +120,8 @@ def _casts(lm: PreTrainedModel, name: str) -> bool:
     return not any(part in name for part in exact)
 
 
-def _read(file: Path, name: str, dtype: torch.dtype | None, device: torch.device, *, copy: bool = True) -> torch.Tensor:
-    # The file is mapped anew for each tensor: pages that were read stay resident for as long as the mapping does.
-    try:
-        with safe_open(file, framework="pt", device=str(device)) as opened:
-            tensor: torch.Tensor = opened.get_tensor(name)
-            cast = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            return tensor.to(cast, copy=copy and device.type == "cpu")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: tensor {name!r} cannot be read ({error}); download it again") from error
-
-
 def _sources(
-    checkpoint: _Checkpoint, lm: PreTrainedModel, kept: Sequence[nn.Module]
+    checkpoint: Checkpoint, lm: PreTrainedModel, kept: Sequence[nn.Module]
 ) -> dict[str, list[tuple[nn.Module, str]]]:
     """Checkpoint name -> the module attributes it fills (two for a tied embedding)."""
     path, tensors = checkpoint.path, checkpoint.tensors

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 
+from pipedec.config import child_environment
 from pipedec.errors import ModelError
 from pipedec.model.loader import SpanModel
 from pipedec.model.quantized import EightBitLinear
@@ -86,6 +89,18 @@ def test_layers_that_keep_8_bits_compute_the_same(odd: Path, tmp_path: Path, for
 
 
 @pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "phi3", "mistral"])
+def test_other_families_load_alike(tmp_path: Path, family: str, keep: bool) -> None:
+    folder = quantised(tiny_model(tmp_path / "model", family, layers=2), tmp_path / "quantised", "fp8-block")
+    twin = SpanModel.load(plain(folder, tmp_path / "plain", torch.float32), (0, 2), dtype=torch.float32)
+    span = SpanModel.load(folder, (0, 2), dtype=torch.float32, keep_8_bits=keep)
+    rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(span.layers[1].mlp(rows), twin.layers[1].mlp(rows))
+    if family == "qwen2":
+        assert torch.equal(span.layers[1].self_attn.q_proj(rows), twin.layers[1].self_attn.q_proj(rows))
+
+
+@pytest.mark.parametrize("keep", [False, True])
 def test_a_quantised_head_may_be_lent_to_a_draft(odd: Path, tmp_path: Path, keep: bool) -> None:
     target = quantised(odd, tmp_path / "target", "int-channel", r".*(_proj|lm_head)\.weight", ignore=[])
     whole = SpanModel.load(target, (0, 2), dtype=torch.float32)
@@ -115,6 +130,32 @@ def test_an_8_bit_draft_is_one_like_any_other(odd: Path, tmp_path: Path) -> None
     decoder = Decoder(Chain(folder, (0, 2)), 1, PROMPT, scattered())
     decoder.prefill(64)
     assert decoder.generate(8) == reference_greedy(plain(folder, tmp_path / "plain", torch.float32), PROMPT, 8)
+
+
+MEASURE = """
+import re, sys, torch
+from pathlib import Path
+from pipedec.model.loader import SpanModel
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+torch.set_num_threads(1)
+SpanModel.load(Path(sys.argv[1]), (0, 2), dtype=torch.float32)
+before = peak()
+SpanModel.load(Path(sys.argv[2]), (1, 7), dtype=torch.bfloat16)
+print((peak() - before) * 1024)
+"""
+
+
+def test_peak_memory_is_that_of_the_span_in_its_dtype(odd: Path, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", layers=8, hidden=512, heads=8, intermediate_size=4096)
+    folder = quantised(model, tmp_path / "quantised", "fp8-block")
+    layer = 2 * model_shape(folder).layer_parameters[0]
+    command = [sys.executable, "-c", MEASURE, str(odd), str(folder)]
+    environment = child_environment({"MALLOC_MMAP_THRESHOLD_": "131072"})  # else glibc keeps more or less, as it goes
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    # Six layers, the float32 copy of one that is probed and packed, a piece in float32 of a weight on its way.
+    assert 5 * layer < int(output) < 11 * layer, int(output) / layer
 
 
 def test_sizes_are_those_of_the_plain_model_and_the_identity_is_not(odd: Path, tmp_path: Path) -> None:
