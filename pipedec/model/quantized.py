@@ -48,7 +48,12 @@ def dequantized(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -
     `dtype`: a new tensor, and not much memory beside it."""
     made = torch.empty_like(values, dtype=dtype)
     for start, end in _pieces(values):
-        made[start:end] = values[start:end].float().mul_(_of_rows(scale, start, end, values.shape[1]))
+        part = values[start:end].float()
+        if scale.ndim == 1:
+            part *= scale[start:end, None]
+        else:
+            _scale_blocks(part, scale[start // BLOCK : -(-end // BLOCK)])
+        made[start:end] = part
     return made
 
 
@@ -78,12 +83,12 @@ def linear_weight(layer: nn.Module, rows: int) -> torch.Tensor:
     return layer.get_parameter("weight")[:rows]
 
 
-def _of_rows(scale: torch.Tensor, start: int, end: int, width: int) -> torch.Tensor:
-    """The scales of rows [start, end), where `start` is a block's first, as a tensor that they can be multiplied by."""
-    if scale.ndim == 1:
-        return scale[start:end, None]
-    blocks = scale[start // BLOCK : -(-end // BLOCK)]
-    return blocks.repeat_interleave(BLOCK, 0)[: end - start].repeat_interleave(BLOCK, 1)[:, :width]
+def _scale_blocks(part: torch.Tensor, scale: torch.Tensor) -> None:
+    """Multiply float32 rows, which begin with a block's first, by the scales of their blocks, in place."""
+    rows = scale.repeat_interleave(BLOCK, 0)[: len(part)]
+    whole = part.shape[1] // BLOCK
+    part[:, : whole * BLOCK].view(len(part), whole, BLOCK).mul_(rows[:, :whole, None])
+    part[:, whole * BLOCK :].mul_(rows[:, whole:])
 
 
 def _pieces(values: torch.Tensor) -> Iterator[tuple[int, int]]:
