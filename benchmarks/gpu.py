@@ -6,7 +6,7 @@ Weights and KV are random, made on the device. The ways to run the same layers a
 layer; `static`, in programs of fixed shape without the attention kernel; `kernel`, with it; `fused`, with it, and what
 lies between matrix products compiled; `invariant`, as stages run on a CPU, where no row changes another. On CUDA
 devices programs are recorded as graphs; elsewhere the kernel needs TRITON_INTERPRET=1. The bound is of the bandwidth of
-a copy, measured in the same run.
+a copy, measured in the same run. With `--weights fp8-block` layers have 8-bit weights, of which it counts the bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.random_spans import PRESETS, random_span, weight_bytes
+from benchmarks.random_spans import PRESETS, Weights, random_span, weight_bytes
 from benchmarks.step_time import DEFAULT, VARIANTS, StepTime, Variant, copy_bandwidth, step_times
 from pipedec.errors import PipeDecError
 from pipedec.model.devices import check_dtype, choose_device
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--rows", type=_numbers, default=BUCKETS, help="of a step (default 1,2,4,8,16,32,64)")
     add("--variants", type=_variants, help="default: those that run on the device")
     add("--dtype", choices=DTYPES, default="bfloat16")
+    add("--weights", choices=get_args(Weights), default="plain", help="of layers: plain (the default), or in 8 bits")
     add("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
     add("--repeats", type=int, default=50, help="steps per figure (default 50)")
     add("--json", type=Path, metavar="FILE", help="where all figures go")
@@ -69,10 +71,12 @@ def run(options: argparse.Namespace, console: Console) -> list[StepTime]:
     device, dtype = choose_device(options.device), getattr(torch, options.dtype)
     check_dtype(device, dtype, "--dtype")
     bandwidth = copy_bandwidth(device)
-    console.print(f"{options.preset}, {options.dtype}, on {_name(device)}: copies at {bandwidth / 1e9:.0f} GB/s")
+    what = f"{options.preset}, {options.dtype}, {options.weights} weights"
+    console.print(f"{what}, on {_name(device)}: copies at {bandwidth / 1e9:.0f} GB/s")
     times: list[StepTime] = []
     for context in options.context:
-        span = random_span(PRESETS[options.preset], dtype, device)  # anew: some ways to run it lay its weights out anew
+        # Anew: some ways to run it lay its weights out anew.
+        span = random_span(PRESETS[options.preset], dtype, device, options.weights)
         console.print(f"{weight_bytes(span) / 1e9:.3f} GB of weights")
         found = [
             time

@@ -12,7 +12,7 @@ from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.grammar import Grammars
 from pipedec.model.loader import SpanModel
-from pipedec.partition import estimate_costs, partition
+from pipedec.partition import balanced, estimate_costs
 from stage_service.worker import StageWorker
 
 
@@ -27,7 +27,7 @@ def build_stages(
 ) -> list[StageWorker]:
     """The model at `path`, split as `pipedec up` splits it, as stage workers."""
     costs = estimate_costs(json.loads((path / "config.json").read_text()))
-    spans = partition(costs.layers, num_stages, costs.embed, costs.head)
+    spans = balanced(costs, num_stages)
     models = [SpanModel.load(path, span, dtype=dtype, device=device) for span in spans]
     return [StageWorker(SpanExecutor(model, num_slots, execution), model.last, grammars) for model in models]
 

@@ -7,13 +7,20 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from pipedec.model.architecture import build_on_meta
 from pipedec.model.loader import compute_rotary
+from pipedec.model.quantized import EightBitLinear
 from pipedec.model.span import Span
+from pipedec.quantization import BLOCK
+
+Weights = Literal[
+    "plain", "fp8", "fp8-block", "int8"
+]  # of layers: in the span's dtype, or in 8 bits, scaled by row or block
 
 _LLAMA_3 = {"vocab_size": 128256, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5}
 _ROPE = {"rope_theta": 500000.0, "rope_type": "default"}
@@ -50,7 +57,7 @@ PRESETS = {
 }
 
 
-def random_span(preset: Preset, dtype: torch.dtype, device: torch.device) -> Span:
+def random_span(preset: Preset, dtype: torch.dtype, device: torch.device, weights: Weights = "plain") -> Span:
     """The preset's layers, with embedding, norm and head if it is whole."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(preset.config)))
@@ -65,10 +72,29 @@ def random_span(preset: Preset, dtype: torch.dtype, device: torch.device) -> Spa
         for parameter in module.parameters():
             parameter.requires_grad_(False)
             parameter.normal_(0.0 if parameter.ndim > 1 else 1.0, _SPREAD, generator=generator)
+    if weights != "plain":
+        for layer in architecture.layers:
+            _make_8_bits(layer, weights, generator)
     compute_rotary(architecture.lm, architecture.base, device)
     count = len(architecture.layers)
     context = int(preset.config["max_position_embeddings"])
     return Span(architecture, (0, count), preset.whole, preset.whole, dtype, device, context)
+
+
+def _make_8_bits(layer: nn.Module, weights: Weights, generator: torch.Generator) -> None:
+    """Give the linear layers within random 8-bit weights, about as large as the others."""
+    for name, linear in [each for each in layer.named_modules() if type(each[1]) is nn.Linear]:
+        codes = torch.randint(
+            0, 256, linear.weight.shape, generator=generator, device=generator.device, dtype=torch.uint8
+        )
+        codes &= 0xF7  # no code of float8 without this bit is NaN
+        values = codes.view(torch.int8 if weights == "int8" else torch.float8_e4m3fn)
+        rows, columns = values.shape
+        shape = (-(-rows // BLOCK), -(-columns // BLOCK)) if weights == "fp8-block" else (rows,)
+        small = EightBitLinear(linear, values.dtype, shape)
+        small.weight = nn.Parameter(values, requires_grad=False)
+        small.scale.fill_(_SPREAD / float(values[:BLOCK].float().std()))
+        layer.set_submodule(name, small)
 
 
 def weight_bytes(span: Span) -> int:

@@ -1,7 +1,8 @@
 """Layers to stages: contiguous spans whose slowest stage is as fast as it can be. Pure.
 
 A pipeline is as fast as its slowest stage, and a decode step is bound by the bytes it reads, so the cost of a
-layer is its parameters. The LM head is a cost of the last stage and often weighs as much as several layers.
+layer is its parameters, those in 8 bits counted half. The LM head is a cost of the last stage and often weighs as
+much as several layers.
 """
 
 from __future__ import annotations
@@ -12,21 +13,35 @@ from itertools import accumulate
 from typing import Any
 
 from pipedec.errors import ManifestError, ModelError
+from pipedec.quantization import read_quantization
 from pipedec.spec import DeploymentSpec, Span
 from pipedec.words import counted
+
+_HALF_PRECISION = 2  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Parameters read in one step: by each layer, by the embedding (one row), and by norm and LM head."""
+    """Parameters read in one step: by each layer, by the embedding (one row), and by norm and LM head. `eight_bits` are
+    those of each layer that GPUs keep in 8 bits; none where it is empty."""
 
     layers: tuple[int, ...]
     embed: int
     head: int
+    eight_bits: tuple[int, ...] = ()
+
+    def in_bytes(self, width: int) -> Costs:
+        """The same in bytes on a GPU, where a parameter that is not in 8 bits takes `width`."""
+        small = self.eight_bits or (0,) * len(self.layers)
+        layers = (width * layer - (width - 1) * part for layer, part in zip(self.layers, small, strict=True))
+        return Costs(tuple(layers), width * self.embed, width * self.head)
 
 
 def estimate_costs(config: Mapping[str, Any]) -> Costs:
-    """Costs from a transformers `config.json`. Raises `ModelError` where a size is missing."""
+    """Costs from a transformers `config.json`. Raises `ModelError` where a size is missing.
+
+    Of 8-bit weights those are counted whose layers have the usual names; the scales are not, nor is a head in 8 bits.
+    """
     text = decoder_config(config)
 
     def size(*names: str) -> int:
@@ -47,9 +62,19 @@ def estimate_costs(config: Mapping[str, Any]) -> Costs:
     kv_heads = optional("num_key_value_heads") or heads
     intermediate = optional("moe_intermediate_size") or optional("intermediate_size") or 4 * hidden
     experts = optional("num_local_experts") or optional("num_experts") or 1
-    attention = 2 * hidden * head_dim * (heads + kv_heads)
-    layer = attention + 3 * hidden * intermediate * experts
-    return Costs((layer,) * size("num_hidden_layers", "n_layer"), embed=hidden, head=hidden * size("vocab_size"))
+    query, key, mlp = hidden * head_dim * heads, hidden * head_dim * kv_heads, hidden * intermediate * experts
+    sizes = {f"self_attn.{name}_proj": query for name in "qo"} | {f"self_attn.{name}_proj": key for name in "kv"}
+    sizes |= {f"mlp.{name}_proj": mlp for name in ("gate", "up", "down")}
+    layers, quantization = range(size("num_hidden_layers", "n_layer")), read_quantization(config)
+    small = (
+        ()
+        if quantization is None
+        else tuple(
+            sum(each for name, each in sizes.items() if quantization.scheme(f"model.layers.{layer}.{name}"))
+            for layer in layers
+        )
+    )
+    return Costs((sum(sizes.values()),) * len(layers), hidden, hidden * size("vocab_size"), small)
 
 
 def decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -75,7 +100,13 @@ def split_layers(spec: DeploymentSpec, config: Mapping[str, Any]) -> tuple[Span,
             f"is {spec.pipeline.num_stages}, but the model has {counted(count, 'layer')}",
             f"Write {count} or less",
         )
-    return partition(costs.layers, spec.pipeline.num_stages, costs.embed, costs.head)
+    return balanced(costs, spec.pipeline.num_stages)
+
+
+def balanced(costs: Costs, stages: int) -> tuple[Span, ...]:
+    """The spans of a balanced pipeline, on GPUs and in half precision. Raises `ValueError` as `partition` does."""
+    read = costs.in_bytes(_HALF_PRECISION)
+    return partition(read.layers, stages, read.embed, read.head)
 
 
 def _checked(spans: tuple[Span, ...], count: int) -> tuple[Span, ...]:

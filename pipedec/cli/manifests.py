@@ -34,7 +34,8 @@ def validate(file: ManifestOption) -> None:
 def split(file: ManifestOption) -> None:
     """Show how the layers are divided: what each stage holds, and what it reads in one step.
 
-    Of a model on the Hub only config.json is fetched. Sizes are estimated from it; the KV cache comes on top.
+    Of a model on the Hub only config.json is fetched. Sizes are estimated from it, of 8-bit weights as GPUs hold them;
+    the KV cache comes on top.
     """
     from pipedec.model.shape import read_config
     from pipedec.models import resolve_config
@@ -43,7 +44,7 @@ def split(file: ManifestOption) -> None:
     with Fetching() as fetching:
         folder = resolve_config(spec.model.uri, model_cache(), fetching)
     config = read_config(folder)
-    spans, costs, size = split_layers(spec, config), estimate_costs(config), BYTES[spec.model.dtype]
+    spans, costs = split_layers(spec, config), estimate_costs(config).in_bytes(BYTES[spec.model.dtype])
     steps = [sum(costs.layers[start:end]) for start, end in spans]
     held = list(steps)
     steps[0], steps[-1] = steps[0] + costs.embed, steps[-1] + costs.head
@@ -51,6 +52,6 @@ def split(file: ManifestOption) -> None:
     table = Table("stage", "layers", "also", "weights", "read per step", "of the slowest")
     for index, (start, end) in enumerate(spans):
         also = ["embedding"] * (index == 0) + ["norm and LM head"] * (index == len(spans) - 1)
-        amounts = (f"{held[index] * size / 1e9:.2f} GB", f"{steps[index] * size / 1e9:.2f} GB")
+        amounts = (f"{held[index] / 1e9:.2f} GB", f"{steps[index] / 1e9:.2f} GB")
         table.add_row(str(index), f"{start}-{end - 1}", ", ".join(also), *amounts, f"{steps[index] / max(steps):.0%}")
     output.print(table)

@@ -146,9 +146,10 @@ def _dtype(text: str | None, gpu: Gpu) -> Dtype:
 
 def _report(wish: Wish, least: int, best: int, options: list[Option]) -> None:
     model, draft = wish.model, wish.draft
+    weights = f"as {wish.dtype}, 8-bit weights kept so" if model.in_8_bits else f"as {wish.dtype}"
     notes.print(
         f"ESTIMATES for {model.architecture}, {model.parameters / 1e9:.1f}B parameters in "
-        f"{counted(model.num_layers, 'layer')}, as {wish.dtype}, {counted(wish.sequences, 'request')} of up to "
+        f"{counted(model.num_layers, 'layer')}, {weights}, {counted(wish.sequences, 'request')} of up to "
         f"{wish.context} tokens, on {wish.gpu.name} ({wish.gpu.memory:g} GiB, {wish.gpu.bandwidth:g} GB/s)"
     )
     table = Table("stages", "fullest stage", "step", "draft step", *POLICIES, title_justify="left")

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from pipedec.errors import ModelError
 from pipedec.model.attention import ATTENTION
 from pipedec.model.shape import read_config
+from pipedec.quantization import read_quantization
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -42,11 +43,16 @@ class Architecture:
 
 
 def build_on_meta(path: Path, dtype: torch.dtype) -> Architecture:
-    """The architecture that the config.json in `path` names, without weights. Raises ModelError."""
-    if "quantization_config" in read_config(path):
-        raise ModelError(f"{path}: quantised checkpoints are not run; use the model's original weights")
+    """The architecture that the config.json in `path` names, without weights, as if none were quantised. Raises
+    ModelError, also for a quantisation that is not run."""
+    try:
+        read_quantization(read_config(path))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # transformers need not know: what it calls a layer is one to compute with
         with torch.device("meta"):
             lm = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation="eager", trust_remote_code=False

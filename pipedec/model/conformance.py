@@ -22,6 +22,7 @@ from pipedec.model.architecture import Architecture
 from pipedec.model.attention import ATTENTION
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor, logits_of
+from pipedec.model.quantized import linear_weight, make_plain
 from pipedec.model.span import Span
 from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import NO_PARENT, Batch, Open, Prefill, Row, Rows
@@ -133,7 +134,7 @@ def _check_embedding(span: Span) -> None:
 def _check_head(span: Span, hidden: torch.Tensor) -> None:
     """Norm and LM head, the latter cut to a few rows and enlarged."""
     architecture = span.architecture
-    weight = architecture.lm_head.get_parameter("weight")[:_HEAD_ROWS].float()
+    weight = linear_weight(architecture.lm_head, _HEAD_ROWS).float()
     norm = copy.deepcopy(architecture.norm).float()
     head = nn.Linear(span.hidden_size, len(weight), bias=False, device=span.device)
     head.weight = nn.Parameter(weight * (_LOGIT_SCALE / head_deviation(norm, weight, hidden)), requires_grad=False)
@@ -259,7 +260,9 @@ def _attended(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
 @contextmanager
 def _in_float32(architecture: Architecture, index: int) -> Iterator[None]:
     layer, config = architecture.layers[index], architecture.lm.config
-    architecture.layers[index] = copy.deepcopy(layer, {id(config): config}).float()
+    copied = copy.deepcopy(layer, {id(config): config})
+    make_plain(copied)
+    architecture.layers[index] = copied.float()
     try:
         for module in architecture.layers[index].modules():
             _shorten(module)

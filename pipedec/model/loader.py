@@ -2,17 +2,18 @@
 
 The whole causal-LM class is built on the meta device, where it costs nothing; the modules of the span then get
 their tensors one at a time, and all other layers stay on meta. Layers keep their own index, so whatever a family
-derives from it (rotary or not, sliding window or not) stays true.
+derives from it (rotary or not, sliding window or not) stays true. Weights in 8 bits are multiplied by their scales as
+they are read, or kept as they are.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -20,9 +21,15 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from pipedec.errors import ModelError
 from pipedec.model.architecture import Architecture, build_on_meta
+from pipedec.model.checkpoint import Checkpoint
 from pipedec.model.conformance import check_conformance
-from pipedec.model.shape import TensorInfo, checkpoint_tensors, model_shape
+from pipedec.model.quantized import EightBitLinear
+from pipedec.model.scales import Scales
+from pipedec.model.shape import model_shape
 from pipedec.model.span import Span
+from pipedec.quantization import FLOAT8, INT8
+
+_EIGHT_BITS = {FLOAT8: torch.float8_e4m3fn, INT8: torch.int8}
 
 Progress = Callable[[float], None]  # is given the fraction loaded so far, rising to 1.0
 
@@ -41,14 +48,15 @@ class SpanModel(Span):
         first: bool | None = None,
         last: bool | None = None,
         ends: Path | None = None,
+        keep_8_bits: bool | None = None,
         progress: Progress | None = None,
     ) -> SpanModel:
         """Read layers [start, end) of the model in folder `path`.
 
         `first` and `last` default to whether the span touches the model's ends; (0, n) with both set is the
         model cut to its first n layers. An embedding or head that the checkpoint lacks is read from that of the model
-        in `ends`, as by a draft that shares its target's. Raises ModelError that names the file or tensor and the
-        remedy.
+        in `ends`, as by a draft that shares its target's. `keep_8_bits`: weights in 8 bits stay so; None: on CUDA
+        devices. Raises ModelError that names the file or tensor and the remedy.
         """
         shape, architecture, device = model_shape(path), build_on_meta(path, dtype), torch.device(device)
         start, end = layers
@@ -57,10 +65,12 @@ class SpanModel(Span):
             raise ModelError(f"{path}: layers [{start}, {end}) were asked for, the model has {count}")
         first = start == 0 if first is None else first
         last = end == count if last is None else last
+        checkpoint = Checkpoint.of(path, architecture.lm, (architecture.embedding, architecture.lm_head), ends)
+        if device.type == "cuda" if keep_8_bits is None else keep_8_bits:
+            architecture = _with_8_bits(architecture, checkpoint.scales)
         kept: list[nn.Module] = list(architecture.layers[start:end])
         kept += [architecture.embedding] * first + [architecture.norm, architecture.lm_head] * last
-        tensors = _borrowed(architecture, ends) | checkpoint_tensors(path)
-        _fill(path, architecture.lm, kept, tensors, dtype, device, progress)
+        _fill(checkpoint, architecture.lm, kept, dtype, device, progress)
         for module in [architecture.base, *kept]:
             compute_rotary(architecture.lm, module, device)
         _refuse_unfilled(architecture, kept)
@@ -69,37 +79,37 @@ class SpanModel(Span):
         return span
 
 
-def _borrowed(architecture: Architecture, ends: Path | None) -> dict[str, TensorInfo]:
-    """The tensors of another model's embedding and head; of a tied one, of the embedding for both."""
-    if ends is None:
-        return {}
-    outer = (architecture.embedding, architecture.lm_head)
-    names = tuple(f"{name}." for name, module in architecture.lm.named_modules() if module in outer)
-    return {name: tensor for name, tensor in checkpoint_tensors(ends).items() if name.startswith(names)}
+def _with_8_bits(architecture: Architecture, scales: Mapping[str, Scales]) -> Architecture:
+    """The architecture with layers that hold 8 bits, for the weights that have scales."""
+    lm = architecture.lm
+    for name, of in scales.items():
+        module = name.removesuffix(".weight")
+        layer = EightBitLinear(lm.get_submodule(module), _EIGHT_BITS[of.weight_dtype], of.shape)
+        lm.set_submodule(module, layer)
+    return replace(architecture, lm_head=lm.get_output_embeddings())
 
 
 def _fill(
-    path: Path,
+    checkpoint: Checkpoint,
     lm: PreTrainedModel,
     kept: Sequence[nn.Module],
-    tensors: dict[str, TensorInfo],
     dtype: torch.dtype,
     device: torch.device,
     progress: Progress | None,
 ) -> None:
     """Give every parameter and persistent buffer of the kept modules its tensor, one at a time."""
-    sources = _sources(path, lm, kept, tensors)
-    _refuse_conversion(path, lm, sources)
+    sources, tensors = _sources(checkpoint, lm, kept), checkpoint.tensors
+    _refuse_conversion(checkpoint.path, lm, sources)
     by_file: dict[Path, list[str]] = defaultdict(list)
     for source in sources:
         by_file[tensors[source].file].append(source)
     total, done = sum(tensors[source].count for source in sources), 0
-    for file, names in by_file.items():
+    for names in by_file.values():
         for name in names:
-            value = _read(file, name, dtype if _casts(lm, name) else None, device)
+            value = checkpoint.read(name, sources[name][0][0], dtype if _casts(lm, name) else None, device)
             for owner, attribute in sources[name]:
-                _assign(path, name, owner, attribute, value)
-            done += value.numel()
+                _assign(checkpoint.path, name, owner, attribute, value)
+            done += tensors[name].count
             if progress is not None:
                 progress(done / total)
 
@@ -110,21 +120,11 @@ def _casts(lm: PreTrainedModel, name: str) -> bool:
     return not any(part in name for part in exact)
 
 
-def _read(file: Path, name: str, dtype: torch.dtype | None, device: torch.device) -> torch.Tensor:
-    # The file is mapped anew for each tensor: pages that were read stay resident for as long as the mapping does.
-    try:
-        with safe_open(file, framework="pt", device=str(device)) as opened:
-            tensor: torch.Tensor = opened.get_tensor(name)
-            cast = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            return tensor.to(cast, copy=device.type == "cpu")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: tensor {name!r} cannot be read ({error}); download it again") from error
-
-
 def _sources(
-    path: Path, lm: PreTrainedModel, kept: Sequence[nn.Module], tensors: dict[str, TensorInfo]
+    checkpoint: Checkpoint, lm: PreTrainedModel, kept: Sequence[nn.Module]
 ) -> dict[str, list[tuple[nn.Module, str]]]:
     """Checkpoint name -> the module attributes it fills (two for a tied embedding)."""
+    path, tensors = checkpoint.path, checkpoint.tensors
     names = {module: name for name, module in lm.named_modules()}
     tied = names[lm.get_input_embeddings()] + ".weight" if lm.config.tie_word_embeddings else None
     sources: dict[str, list[tuple[nn.Module, str]]] = defaultdict(list)
@@ -133,13 +133,16 @@ def _sources(
             name = f"{names[module]}.{tensor_name}"
             if name not in tensors and module is lm.get_output_embeddings() and tied and tensor_name == "weight":
                 name = tied
+            owner_name, _, attribute = tensor_name.rpartition(".")
+            owner = module.get_submodule(owner_name)
+            if isinstance(owner, EightBitLinear) and attribute == "scale":
+                name = checkpoint.scales[f"{name.removesuffix('scale')}weight"].name
             if name not in tensors:
                 raise ModelError(
                     f"{path}: tensor {name!r} is missing from the checkpoint; download the model again, or save it "
                     "with transformers' save_pretrained if it is in another layout"
                 )
-            owner_name, _, attribute = tensor_name.rpartition(".")
-            sources[name].append((module.get_submodule(owner_name), attribute))
+            sources[name].append((owner, attribute))
     return sources
 
 

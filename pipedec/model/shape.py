@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipedec.errors import ModelError
+from pipedec.quantization import FLOAT8, INT8, SCALE_ENDINGS, read_quantization
 from pipedec.words import counted
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -39,8 +40,9 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a decoder-only model. Parameter counts are of the checkpoint's own tensors; `head_parameters` is
-    what a last stage loads (norm and LM head, which is the embedding again if `tied`)."""
+    """The sizes of a decoder-only model. Parameter counts are of the checkpoint's own tensors, but for the scales of
+    8-bit weights; `head_parameters` is what a last stage loads (norm and LM head, which is the embedding again if
+    `tied`). `dtype` is that of weights which are not in 8 bits."""
 
     architecture: str
     num_layers: int
@@ -72,6 +74,8 @@ class ModelShape:
 def model_shape(path: Path) -> ModelShape:
     """Sizes of the model in folder `path`. Raises ModelError that names the file and the field."""
     config, tensors = read_config(path), checkpoint_tensors(path)
+    if read_quantization(config) is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE_ENDINGS)}
     layers, heads, hidden = (
         _positive(config, key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size")
     )
@@ -194,11 +198,14 @@ def context_limit(config: Mapping[str, Any]) -> int:
 
 
 def _dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
-    """The dtype most of the checkpoint's numbers have."""
+    """The dtype most of the checkpoint's numbers have, 8-bit weights left out."""
     counts: dict[str, int] = {}
-    for tensor in tensors.values():
-        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.count
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (FLOAT8, INT8) or not name.endswith(".weight"):
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.count
+    if not counts:
+        raise ModelError("every tensor of the checkpoint is in 8 bits; embedding and norms cannot be")
     name = max(counts, key=lambda dtype: counts[dtype])
     if name not in _DTYPES:
-        raise ModelError(f"the weights are {name}; only {', '.join(_DTYPES)} are run, not quantised checkpoints")
+        raise ModelError(f"the weights are {name}; only {', '.join(_DTYPES)} are run, and 8 bits with scales")
     return _DTYPES[name]

@@ -15,8 +15,8 @@ from pipedec.model.triton_device import shared_memory, upcast
 MAX_ROWS = 64  # beyond them products are bound by arithmetic, and cuBLAS's are better
 _DTYPES = (torch.bfloat16, torch.float16)
 _MANY, _FEW = (64, 128), (16, 256)  # columns of a program, and numbers of each that it multiplies at once
-_PROGRAMS = 96  # that keep a device's memory busy
-_LEAST_ROWS = 16  # of tl.dot
+PROGRAMS = 96  # that keep a device's memory busy
+LEAST_ROWS = 16  # of tl.dot
 _STAGES = 4  # pieces that a program has on their way, where shared memory holds them
 
 
@@ -28,8 +28,8 @@ def fits(weight: torch.Tensor) -> bool:
 
 def shape(rows: int, columns: int, item_bytes: int, shared: int) -> dict[str, int]:
     """How to launch the kernel where a program has `shared` bytes of shared memory."""
-    width, piece = _MANY if columns >= _PROGRAMS * _MANY[0] else _FEW
-    height = max(_LEAST_ROWS, triton.next_power_of_2(rows))
+    width, piece = _MANY if columns >= PROGRAMS * _MANY[0] else _FEW
+    height = max(LEAST_ROWS, triton.next_power_of_2(rows))
     stages = min(_STAGES, 1 + shared // (item_bytes * piece * (width + height)))
     return {"ROWS": height, "COLUMNS": width, "PIECE": piece, "num_warps": 4, "num_stages": stages}
 

@@ -1,4 +1,5 @@
-"""Linear layers of CUDA devices: few rows go through `skinny_product`, once for layers that are given the same."""
+"""Linear layers of CUDA devices: few rows go through `skinny_product`, or with 8-bit weights through that of
+`quantized_product`, once for layers that are given the same."""
 
 from __future__ import annotations
 
@@ -9,8 +10,11 @@ import torch
 from torch import nn
 from torch.nn.functional import linear as any_product
 
+from pipedec.model import quantized_product
+from pipedec.model.quantized import EightBitLinear
 from pipedec.model.skinny_product import MAX_ROWS, fits, skinny_product
 from pipedec.model.triton_device import has_tensor_cores
+from pipedec.quantization import BLOCK
 
 # What transformers calls layers that are given the same rows, in the order in which they are asked.
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -33,29 +37,51 @@ def stream(modules: Iterable[nn.Module]) -> None:
 
 def _is_streamable(layer: object) -> TypeGuard[nn.Linear]:
     """Not so if it is already: a span may be run by one executor after another."""
-    if type(layer) is not nn.Linear or "forward" in vars(layer):
+    if not isinstance(layer, nn.Linear) or "forward" in vars(layer):
         return False
-    return fits(layer.weight) and has_tensor_cores(layer.weight.device)
+    if type(layer) is EightBitLinear:  # also without tensor cores: else it would be dequantized at every step
+        return layer.dtype in quantized_product.DTYPES
+    return type(layer) is nn.Linear and fits(layer.weight) and has_tensor_cores(layer.weight.device)
 
 
 def _forward(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
     """The layer's forward. It does not hold the layer, which would then outlive its last user."""
-    weight, bias = layer.weight, layer.bias
-    return lambda rows: _product(rows, weight, bias)
+    weight, scale, bias = layer.weight, _scale(layer), layer.bias
+    return lambda rows: _product(rows, weight, scale, bias)
+
+
+def _scale(layer: nn.Linear) -> torch.Tensor | None:
+    """Those of a layer with 8-bit weights."""
+    return layer.scale if isinstance(layer, EightBitLinear) else None
 
 
 def _join(layers: Sequence[nn.Linear]) -> None:
     """One product for all of them. Their weights become parts of one, which is in memory once."""
-    if len({layer.bias is None for layer in layers}) > 1 or len({layer.in_features for layer in layers}) > 1:
+    scales = [scale for layer in layers if (scale := _scale(layer)) is not None]
+    if len({(layer.bias is None, layer.in_features, layer.weight.dtype) for layer in layers}) > 1:
         return
     widths = [layer.out_features for layer in layers]
-    weight = torch.cat([layer.weight.detach() for layer in layers])
-    for layer, part in zip(layers, torch.split(weight, widths), strict=True):
-        layer.weight = nn.Parameter(part, requires_grad=False)
+    by_block = {scale.ndim == 2 for scale in scales}
+    if len(by_block) > 1 or (True in by_block and any(width % BLOCK for width in widths[:-1])):
+        return  # a block's rows are of one layer
+    weight = _joined([layer.weight for layer in layers], lambda layer, part: setattr(layer, "weight", part), layers)
+    scale = _joined(scales, lambda layer, part: setattr(layer, "scale", part), layers) if scales else None
     bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
-    joint = _Joint(weight, bias, widths)
+    joint = _Joint(weight, scale, bias, widths)
     for index, layer in enumerate(layers):
         layer.forward = _part_of(joint, index)  # type: ignore[method-assign, assignment]
+
+
+def _joined(
+    parts: Sequence[torch.Tensor], give: Callable[[nn.Linear, nn.Parameter], None], layers: Sequence[nn.Linear]
+) -> torch.Tensor:
+    """The parts as one tensor; each layer is given its own part of it."""
+    dtype = parts[0].dtype
+    numbers = torch.int8 if dtype == torch.float8_e4m3fn else dtype  # not every build joins those as what they are
+    joined = torch.cat([part.detach().view(numbers) for part in parts]).view(dtype)
+    for layer, part in zip(layers, torch.split(joined, [len(part) for part in parts]), strict=True):
+        give(layer, nn.Parameter(part, requires_grad=False))
+    return joined
 
 
 def _part_of(joint: _Joint, index: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -65,8 +91,10 @@ def _part_of(joint: _Joint, index: int) -> Callable[[torch.Tensor], torch.Tensor
 class _Joint:
     """Layers that are given the same rows. The first that is asked computes for all, the last takes what is left."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, widths: Sequence[int]) -> None:
-        self._weight, self._bias, self._widths = weight, bias, list(widths)
+    def __init__(
+        self, weight: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None, widths: Sequence[int]
+    ) -> None:
+        self._weight, self._scale, self._bias, self._widths = weight, scale, bias, list(widths)
         self._rows: torch.Tensor | None = None
         self._parts: Sequence[torch.Tensor] = ()
 
@@ -74,14 +102,18 @@ class _Joint:
         """What layer `index` makes of the rows."""
         if rows is not self._rows:
             self._rows = rows
-            self._parts = torch.split(_product(rows, self._weight, self._bias), self._widths, -1)
+            self._parts = torch.split(_product(rows, self._weight, self._scale, self._bias), self._widths, -1)
         made = self._parts[index]
         if index == len(self._widths) - 1:
             self._rows, self._parts = None, ()
         return made
 
 
-def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _product(
+    rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None
+) -> torch.Tensor:
+    if scale is not None:
+        return quantized_product.eight_bit_product(rows, weight, scale, bias)
     columns, depth = weight.shape
     if rows.numel() // depth > MAX_ROWS:
         return any_product(rows, weight, bias)

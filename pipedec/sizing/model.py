@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pipedec.errors import ModelError
 from pipedec.model.shape import context_limit
-from pipedec.partition import Costs, decoder_config, estimate_costs, partition
+from pipedec.partition import Costs, balanced, decoder_config, estimate_costs
 from pipedec.spec import Dtype, Span
 
 DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -33,9 +32,8 @@ class ModelSize:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelSize:
-        """Reads a config.json as transformers writes it. Raises `ModelError` where a size is missing."""
-        if "quantization_config" in config:
-            raise ModelError("the checkpoint is quantised; only the model's original weights are run")
+        """Reads a config.json as transformers writes it. Raises `ModelError` where a size is missing, or weights are
+        quantised in a way that is not run."""
         text = decoder_config(config)
         costs = estimate_costs(config)
         hidden, heads = costs.embed, int(text.get("num_attention_heads") or text["n_head"])
@@ -62,6 +60,11 @@ class ModelSize:
         """Of the whole model."""
         return sum(self.costs.layers) + self.table_parameters * (1 if self.tied else 2)
 
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether GPUs keep some of its weights in 8 bits."""
+        return any(self.costs.eight_bits)
+
     def split(self, stages: int) -> tuple[Span, ...]:
         """The balanced division, as `pipedec split` shows it."""
         return _split(self.costs, stages)
@@ -76,7 +79,18 @@ class ModelSize:
         """Parameters that it reads in one step: of the embedding, next to nothing."""
         return sum(self.costs.layers[slice(*span)]) + (span[1] == self.num_layers) * self.costs.head
 
+    def held_bytes(self, span: Span, width: int) -> int:
+        """What a stage with these layers holds on a GPU, `width` bytes a parameter but for those in 8 bits."""
+        return width * self.held(span) - self._saved(span, width)
+
+    def read_bytes(self, span: Span, width: int) -> int:
+        """What it reads of them in one step."""
+        return width * self.read(span) - self._saved(span, width)
+
+    def _saved(self, span: Span, width: int) -> int:
+        return (width - 1) * sum(self.costs.eight_bits[slice(*span)])
+
 
 @cache
 def _split(costs: Costs, stages: int) -> tuple[Span, ...]:
-    return partition(costs.layers, stages, costs.embed, costs.head)
+    return balanced(costs, stages)

@@ -95,7 +95,7 @@ def least_stages(wish: Wish, share: float = 1.0) -> int:
             f"{usable / GIB:.1f} GiB to use; lower --context or --sequences, or choose a larger GPU"
         )
     kv = wish.sequences * wish.context * wish.model.kv_elements * wish.model.num_layers
-    all_together = (wish.model.parameters + kv) * wish.width
+    all_together = wish.model.held_bytes((0, wish.model.num_layers), wish.width) + kv * wish.width
     stages = next(n for n in range(max(1, int(all_together / usable)), most + 1) if fullest(n) <= usable)
     if wish.draft is not None and (need := draft_need(wish.draft, stages, *sizes).total) > wish.gpu.usable_bytes:
         raise PipeDecError(

@@ -23,7 +23,7 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 def step_seconds(model: ModelSize, span: Span, rows: int, gpu: Gpu, context: int, width: int) -> float:
     """T(rows) of a stage with these layers while one request of half the context is decoded, without the link."""
     layers = span[1] - span[0]
-    read = (model.read(span) + context / 2 * model.kv_elements * layers) * width
+    read = model.read_bytes(span, width) + context / 2 * model.kv_elements * layers * width
     flops = 2 * rows * (model.read(span) + context * model.hidden_size * layers)
     return max(
         read / (BANDWIDTH_SHARE * gpu.bandwidth * 1e9),

@@ -97,3 +97,13 @@ def test_a_division_that_does_not_fit_the_model_is_refused(pipeline: Any, field:
         split_layers(spec(**pipeline), SMOLLM2)
     assert caught.value.field == field
     assert words in str(caught.value)
+
+
+def test_8_bit_parameters_are_counted_half() -> None:
+    plain: dict[str, Any] = {**SMOLLM2}
+    small = plain | {"quantization_config": {"quant_method": "fp8"}}
+    costs = estimate_costs(small)
+    assert costs.layers == estimate_costs(plain).layers == costs.eight_bits
+    assert costs.in_bytes(2).layers[0] * 2 == estimate_costs(plain).in_bytes(2).layers[0]
+    (_, last), (_, last_small) = (split_layers(spec(stages=2), config) for config in (plain, small))
+    assert last_small[1] - last_small[0] < last[1] - last[0]  # the head weighs more beside them

@@ -16,6 +16,7 @@ from pipedec.sizing.memory import kv_slots, stage_needs
 from pipedec.sizing.reference import LLAMA_1B, LLAMA_70B
 from pipedec.sizing.speed import measured, speed_up, step_seconds
 from pipedec.spec import DeploymentSpec
+from tests.quantised import FORMS
 
 L4 = find_gpu("L4")
 WISH = Wish(ModelSize.of(LLAMA_70B), ModelSize.of(LLAMA_1B), L4, "bfloat16", 8192, 4)
@@ -154,6 +155,41 @@ def test_gpus_are_found_in_any_spelling() -> None:
         find_gpu("L40X")
 
 
-def test_quantised_models_are_refused() -> None:
-    with pytest.raises(ModelError, match="quantised"):
-        ModelSize.of(LLAMA_70B | {"quantization_config": {}})
+FP8 = LLAMA_70B | {"quantization_config": FORMS["fp8-block"][0]}
+
+
+def test_8_bit_weights_take_a_byte_and_head_and_embedding_what_they_took() -> None:
+    plain, small = WISH.model, ModelSize.of(FP8)
+    assert small.in_8_bits
+    assert not plain.in_8_bits
+    assert small.parameters == plain.parameters
+    for width in (2, 4):
+        span = (8, 16)
+        assert small.held_bytes(span, width) == small.read_bytes(span, width) == sum(plain.costs.layers[8:16])
+        assert plain.held_bytes(span, width) == width * plain.held(span)
+        assert small.held_bytes((0, 80), width) == sum(plain.costs.layers) + 2 * width * plain.table_parameters
+        assert small.read_bytes((0, 80), width) == sum(plain.costs.layers) + width * plain.costs.head
+
+
+def test_8_bit_weights_need_about_half_the_stages_and_time() -> None:
+    small = replace(WISH, model=ModelSize.of(FP8))
+    assert (least_stages(WISH), least_stages(small)) == (8, 5)
+    kv = 4096 * 2 * 8 * 128 * 8 * 2
+    read = sum(small.model.costs.layers[8:16]) + kv
+    assert step_seconds(small.model, (8, 16), 1, L4, 8192, 2) == pytest.approx(read / (0.8 * 300e9))
+
+
+def test_prefill_makes_a_piece_of_8_bit_weights_what_it_stands_for() -> None:
+    plain, small = (stage_needs(model, 80, 1, 1024, 2)[40] for model in (WISH.model, ModelSize.of(FP8)))
+    assert small.workspace - plain.workspace == 2 * (1 << 27)
+
+
+def test_only_layers_that_are_quantised_count_so() -> None:
+    only = FORMS["float-channel"][0] | {"ignore": ["lm_head", "re:.*self_attn.*", r"re:model\.layers\.0\..*"]}
+    costs = ModelSize.of(LLAMA_70B | {"quantization_config": only}).costs
+    assert costs.eight_bits == (0, *[3 * 8192 * 28672] * 79)
+
+
+def test_models_that_are_quantised_otherwise_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"quant_method` is 'awq'; checkpoints quantised so are not run"):
+        ModelSize.of(LLAMA_70B | {"quantization_config": {"quant_method": "awq"}})

@@ -13,6 +13,7 @@ from pipedec.doctor import Finding, judge_manifest
 from pipedec.doctor.gather.models import gather_manifest
 from pipedec.model.shape import INDEX_FILE
 from pipedec.sizing import Gpu, find_gpu
+from tests.quantised import quantised
 from tests.tiny import tiny_model
 
 
@@ -144,6 +145,16 @@ def test_what_does_not_fit_is_named(case: Case, field: str, value: Any, check: s
 def test_memory_is_compared_with_the_gpu(case: Case) -> None:
     tiny = Gpu("toy", 0.5, 1, 1, "the test")
     assert {check for check, _ in case.failures(tiny)} == {"memory"}
+
+
+def test_8_bit_weights_are_counted_as_a_gpu_and_a_cpu_hold_them(case: Case, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", hidden=512, layers=2, vocab=320, intermediate_size=40_000)
+    case.spec["model"]["uri"] = f"file://{quantised(model, tmp_path / 'quantised', 'fp8-block')}"
+    messages = [each.message for each in case.findings() if each.check == "memory"]
+    assert "needs 0.1 GiB of weights (8 bits, on a GPU; on a CPU 0.2)" in messages[0]
+    assert "8 bits" not in messages[1]
+    case.spec["model"]["uri"] = f"file://{quantised(model, tmp_path / 'other', 'fp8-block', quant_method='gptq')}"
+    assert ["quant_method` is 'gptq'" in message for check, message in case.failures() if check == "target"] == [True]
 
 
 def test_a_volume_of_the_cluster_is_not_judged_from_here(case: Case) -> None:

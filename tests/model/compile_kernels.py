@@ -14,13 +14,20 @@ from triton import compile as compile_for
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipedec.model import skinny_product, triton_attention, triton_draw, triton_likeliest, triton_store
+from pipedec.model import (
+    quantized_product,
+    skinny_product,
+    triton_attention,
+    triton_draw,
+    triton_likeliest,
+    triton_store,
+)
 
 NUMBERS = dict.fromkeys(
     ("query_row_stride", "query_head_stride", "head_stride", "slot_stride", "rows_stride", "items_at", "window"), "i32"
 )
 # Not known to be multiples of 16.
-ODD = ("scale", "window", "rows_stride", "items_at", "items", "kv_heads", "count", "pieces")
+ODD = ("window", "rows_stride", "items_at", "items", "kv_heads", "count", "pieces", "blocks")
 STORED = ("pool_head_stride", "pool_slot_stride", "key_head_stride", "key_row_stride", "value_head_stride")
 HEADS = (  # rows, query heads per KV head, head_dim
     (32, 8, 128),  # a stage of Llama-3.1-70B, many rows
@@ -39,7 +46,11 @@ def report(capability: int, dtype: str, kernel: Any, signature: dict[str, str], 
         kernel,
         {name: signature.get(name, "constexpr") for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in signature if name not in ODD},
+        attrs={
+            (names.index(name),): [["tt.divisibility", 16]]
+            for name, kind in signature.items()
+            if name not in ODD and kind != "fp32"
+        },
     )
     made = compile_for(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True, **options})
     print(
@@ -77,6 +88,8 @@ def main(capability: int, shared: int, dtype: str) -> None:
         given = dict.fromkeys(("rows", "weight", "output"), half) | dict.fromkeys(("count", "columns", "depth"), "i32")
         constants = {**skinny_product.shape(rows, columns, 2, shared), "UPCAST": False}
         report(capability, dtype, skinny_product._product, given, constants)
+    for rows, columns in PRODUCTS:
+        eight_bits(capability, shared, dtype, rows, columns)
     pieces = {"keys": "*i64", "state": "*fp32"}
     seen = pieces | {"logits": "*fp32", "vocabulary": "i32"}
     ranked = pieces | {"tokens": "*i64", "logprobs": "*fp32", "pieces": "i32"}
@@ -88,5 +101,19 @@ def main(capability: int, shared: int, dtype: str) -> None:
     report(capability, dtype, triton_draw._draw_of_piece, drawn, {"PIECE": triton_draw.PIECE, "num_warps": 4})
 
 
+def eight_bits(capability: int, shared: int, dtype: str, rows: int = 1, columns: int = 2048) -> None:
+    """The kernels of 8-bit weights, of floats and integers, with scales of rows and of blocks."""
+    half = f"*{dtype}"
+    weights = {"values": "*i8", "scale": "*fp32", "output": half} | dict.fromkeys(("columns", "depth", "blocks"), "i32")
+    for floats, block in ((True, 128), (True, 0), (False, 0)):
+        kind = {"FLOAT": floats, "BLOCK": block}
+        given = weights | {"rows": half, "count": "i32"}
+        constants = {**quantized_product.shape(rows, columns, 8192, 2, shared), "UPCAST": False}
+        report(capability, dtype, quantized_product._eight_bit_product, given, constants | kind)
+        tile = dict(zip(("ROWS", "WIDTH"), quantized_product.TILE, strict=True))
+        report(capability, dtype, quantized_product._stood_for, weights, tile | kind)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    chosen = eight_bits if sys.argv[4:] == ["eight_bits"] else main
+    chosen(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

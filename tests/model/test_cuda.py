@@ -11,14 +11,19 @@ import torch
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
+from pipedec.model.quantized_product import skinny_eight_bit_product
 from pipedec.model.sampling import History, Wanted, choose
 from pipedec.model.skinny_product import skinny_product
 from pipedec.model.staging import make_staging
 from pipedec.model.static import CudaGraphs
 from pipedec.policy import PolicyName
 from pipedec.sampling_params import SamplingParams
+from pipedec.wire.messages import Batch, Open, Prefill
 from tests.exactness.pipelines import POLICIES, SAMPLED, expected, load, run
+from tests.model.pipeline import GREEDY
+from tests.model.test_quantised_product import eight_bits
 from tests.model.test_static import batch, opened
+from tests.quantised import plain, quantised
 from tests.tiny import tiny_model
 
 pytestmark = [
@@ -67,6 +72,39 @@ def test_a_product_s_rows_are_the_same_bits_in_any_company(columns: int, depth: 
     whole = skinny_product(rows, weight)
     for count in (1, 5, 16, 17, 33):
         assert torch.equal(skinny_product(rows[:count], weight), whole[:count])
+
+
+@pytest.mark.parametrize("kind", ["float8 rows", "float8 blocks", "int8 rows"])
+@pytest.mark.parametrize(("columns", "depth"), [(128, 512), (8192, 1024), (200, 320)])
+def test_so_are_those_of_products_with_8_bit_weights(columns: int, depth: int, kind: str) -> None:
+    values, scale = eight_bits(columns, depth, kind)
+    rows = torch.randn(64, depth, dtype=torch.bfloat16, device="cuda")
+    whole = skinny_eight_bit_product(rows, values, scale)
+    for count in (1, 5, 16, 17, 33):
+        assert torch.equal(skinny_eight_bit_product(rows[:count], values, scale), whole[:count])
+
+
+@pytest.mark.parametrize("form", ["fp8-block", "float-channel", "int-channel"])
+def test_8_bit_weights_stay_so_and_give_what_plain_ones_give(tmp_path: Path, form: str) -> None:
+    folder = quantised(tiny_model(tmp_path / "model", hidden=256, layers=3), tmp_path / "quantised", form)
+    twin = SpanModel.load(plain(folder, tmp_path / "plain", torch.float16), (0, 3), dtype=torch.float16, device="cuda")
+    model = SpanModel.load(folder, (0, 3), dtype=torch.float16, device="cuda")
+    assert all(layer.mlp.down_proj.weight.element_size() == 1 for layer in model.layers)
+    plain_executor = opened(SpanExecutor(twin, 256, FUSED))
+    executor = opened(SpanExecutor(model, 256, FUSED))
+    prompt = Batch(0, 2, (Open(2, GREEDY, 80), Prefill(2, 0, tuple(range(80)), tuple(range(100, 180)))))
+    for given in (batch(1), batch(5), batch(4), prompt):
+        wanted, actual = plain_executor.execute(given, None), executor.execute(given, None)
+        assert wanted is not None
+        assert actual is not None
+        assert ((actual - wanted).float().norm() / wanted.float().norm()).item() < 5e-3
+
+
+@pytest.mark.parametrize("policy", ["none", "adaptive"])
+def test_greedy_tokens_with_8_bit_weights_equal_the_cpu_s(tmp_path: Path, policy: PolicyName) -> None:
+    folder = quantised(tiny_model(tmp_path / "model", hidden=64), tmp_path / "quantised", "fp8-block")
+    requests = load(3, seed=1)
+    assert run(folder, policy, 2, "right", requests, device="cuda") == run(folder, "none", 1, "", requests)
 
 
 def test_weights_are_on_the_device_alone(llama: Path) -> None:

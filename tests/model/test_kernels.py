@@ -17,22 +17,33 @@ from pipedec.errors import ModelError
 from pipedec.model import triton_device
 
 GPUS = {"A100": (80, 163, "bf16"), "L4": (89, 99, "fp16"), "H100": (90, 227, "bf16")}  # KiB of shared memory
-
 KERNELS = {"_attend_piece", "_join_pieces", "_store_row", "_product", "_look_at_piece", "_join_row", "_draw_of_piece"}
+KERNELS |= {"_eight_bit_product", "_stood_for"}
+DOTS = {"_attend_piece", "_product", "_eight_bit_product"}
+
+
+def compiled(folder: Path, capability: int, memory: int, dtype: str, *only: str) -> list[dict[str, Any]]:
+    """What is told of each kernel."""
+    environment = child_environment({"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder)})
+    command = [sys.executable, "-m", "tests.model.compile_kernels", str(capability), str(memory << 10), dtype, *only]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(kernel["shared"] <= memory << 10 for kernel in found)
+    return found
 
 
 @pytest.mark.parametrize("gpu", GPUS)
 def test_kernels_compile_and_fit(tmp_path: Path, gpu: str) -> None:
-    capability, memory, dtype = GPUS[gpu]
-    environment = child_environment({"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)})
-    command = [sys.executable, "-m", "tests.model.compile_kernels", str(capability), str(memory << 10), dtype]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    found = compiled(tmp_path, *GPUS[gpu])
     assert {kernel["kernel"] for kernel in found} == KERNELS
     for kernel in found:
-        assert kernel["shared"] <= memory << 10, kernel
-        assert kernel["tensor_cores"] == (kernel["kernel"] in ("_attend_piece", "_product"))
+        assert kernel["tensor_cores"] == (kernel["kernel"] in DOTS), kernel
+
+
+def test_8_bit_weights_need_no_gpu_that_knows_them(tmp_path: Path) -> None:
+    found = compiled(tmp_path, 75, 64, "fp16", "eight_bits")
+    assert {kernel["kernel"] for kernel in found} == {"_eight_bit_product", "_stood_for"}
 
 
 class Driver:

@@ -1,0 +1,180 @@
+"""Products with 8-bit weights are those with what the weights stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from pipedec.model import quantized_product
+from pipedec.model.execution import Execution
+from pipedec.model.executor import SpanExecutor
+from pipedec.model.loader import SpanModel
+from pipedec.model.quantized import EightBitLinear, dequantized
+from pipedec.model.quantized_product import eight_bit_product, skinny_eight_bit_product, stood_for
+from pipedec.model.skinny_product import MAX_ROWS
+from pipedec.model.streamed import stream
+from tests.model.test_static import batch, opened
+from tests.model.test_streamed import DEVICE, TOLERANCE, Attention, some
+from tests.quantised import FORMS, plain, quantised
+from tests.tiny import tiny_model
+
+SIZES = [(64, 256), (200, 320), (130, 129), (6208, 128), (16, 384)]  # columns, depth
+KINDS = ["float8 rows", "float8 blocks", "int8 rows"]
+
+
+def eight_bits(columns: int, depth: int, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Any numbers, and scales with which they are as large as weights are."""
+    generator = torch.Generator().manual_seed(columns + depth)
+    shape = (-(-columns // 128), -(-depth // 128)) if "blocks" in kind else (columns,)
+    scale = (0.5 + torch.rand(shape, generator=generator)) / (depth**0.5 * (200 if "float8" in kind else 70))
+    codes = torch.randint(0, 256, (columns, depth), generator=generator, dtype=torch.uint8)
+    if "float8" in kind:
+        codes[codes & 0x7F == 0x7F] = 0  # NaN
+    return codes.view(torch.float8_e4m3fn if "float8" in kind else torch.int8).to(DEVICE), scale.to(DEVICE)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_the_product_is_that_of_what_the_weights_stand_for(
+    sizes: tuple[int, int], kind: str, dtype: torch.dtype
+) -> None:
+    values, scale = eight_bits(*sizes, kind)
+    for rows in (1, 5, 33) if sizes[0] < 6000 else (5,):
+        x = some(rows, sizes[1], dtype=dtype)
+        expected = linear(x.float(), dequantized(values, scale, dtype).float())
+        product = skinny_eight_bit_product(x, values, scale).float()
+        torch.testing.assert_close(product, expected, atol=2 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", SIZES[:3], ids=str)
+def test_weights_are_made_exactly_what_they_stand_for(sizes: tuple[int, int], kind: str) -> None:
+    values, scale = eight_bits(*sizes, kind)
+    for dtype in (torch.float32, torch.float16):
+        assert torch.equal(stood_for(values, scale, dtype), dequantized(values, scale, dtype))
+    made, expected = (make(values, scale, torch.bfloat16) for make in (stood_for, dequantized))
+    if DEVICE.type == "cuda":
+        assert torch.equal(made, expected)
+    torch.testing.assert_close(made, expected, atol=0, rtol=2**-7)  # the interpreter cuts off what should be rounded
+
+
+def test_every_code_of_float8_is_its_number() -> None:
+    codes = torch.arange(256, dtype=torch.uint8).reshape(2, 128)
+    codes = codes[:, :127].contiguous().to(DEVICE)  # the last of each sign is NaN
+    for power in (-30.0, 0.0, 7.0):
+        scale = torch.full((2,), 2.0**power, device=DEVICE)
+        expected = codes.view(torch.float8_e4m3fn).float() * 2.0**power
+        assert torch.equal(stood_for(codes.view(torch.float8_e4m3fn), scale, torch.float32), expected)
+
+
+def test_no_rows_have_an_empty_product() -> None:
+    assert skinny_eight_bit_product(some(0, 256), *eight_bits(64, 256, "int8 rows")).shape == (0, 64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_many_rows_take_the_weights_in_pieces(kind: str, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized_product, "PIECE_NUMBERS", 384 // pieces * 200)
+    (values, scale), rows = eight_bits(300, 200, kind), some(2, MAX_ROWS, 200)
+    expected = linear(rows, dequantized(values, scale, rows.dtype))
+    torch.testing.assert_close(eight_bit_product(rows, values, scale, None), expected, atol=2e-3, rtol=2e-3)
+
+
+def in_8_bits(module: Attention, kinds: dict[str, str]) -> Attention:
+    """The module with 8-bit weights in the layers that are named, and others as they are."""
+    for name, kind in kinds.items():
+        layer = getattr(module, name)
+        values, scale = eight_bits(layer.out_features, layer.in_features, kind)
+        kept = EightBitLinear(layer, values.dtype, tuple(scale.shape))
+        kept.weight = nn.Parameter(values, requires_grad=False)
+        kept.scale = nn.Parameter(scale, requires_grad=False)
+        setattr(module, name, kept)
+    return module
+
+
+def storages(module: Attention) -> int:
+    """In how many tensors the weights of query, key and value are."""
+    return len({getattr(module, name).weight.untyped_storage().data_ptr() for name in ("q_proj", "k_proj", "v_proj")})
+
+
+def all_of(kind: str) -> dict[str, str]:
+    return dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), kind)
+
+
+@pytest.mark.parametrize("sizes", [(1, 3), (1, MAX_ROWS + 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", ["float8 rows", "int8 rows"])
+def test_joint_layers_give_what_each_gives(kind: str, bias: bool, sizes: Sequence[int]) -> None:
+    module, rows = in_8_bits(Attention(bias), all_of(kind)), some(*sizes, 256)
+    expected, query = module(rows), module.q_proj.plain().weight
+    stream([module])
+    torch.testing.assert_close(module(rows), expected, atol=4e-3, rtol=4e-3)
+    assert storages(module) == 1
+    assert torch.equal(module.q_proj.plain().weight, query)
+
+
+class Aligned(Attention):
+    """All but the last of the layers that are given the same rows end with a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k_proj = nn.Linear(256, 128, bias=False).to(DEVICE, torch.float16).requires_grad_(False)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.tanh()
+        q, k, v = self.q_proj(rows), self.k_proj(rows), self.v_proj(rows)
+        return self.o_proj(q + torch.cat([k, v, v], -1))
+
+
+def test_blocks_are_joined_where_their_rows_are_of_one_layer() -> None:
+    for module, parts in ((Aligned(), 1), (Attention(), 3)):
+        in_8_bits(module, all_of("float8 blocks"))
+        rows = some(5, 256)
+        expected = module(rows)
+        stream([module])
+        assert storages(module) == parts
+        assert all("forward" in vars(layer) for layer in module.children())
+        torch.testing.assert_close(module(rows), expected, atol=4e-3, rtol=4e-3)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [{"q_proj": "float8 rows"}, all_of("float8 rows") | {"k_proj": "int8 rows"}, {"k_proj": "float8 blocks"}],
+    ids=str,
+)
+def test_layers_of_unlike_kinds_stay_apart(kinds: dict[str, str]) -> None:
+    module, rows = in_8_bits(Attention(), kinds), some(5, 256)
+    expected = module(rows)
+    stream([module])
+    assert storages(module) == 3
+    torch.testing.assert_close(module(rows), expected, atol=4e-3, rtol=4e-3)
+
+
+def test_a_compiler_sees_through_joint_layers() -> None:
+    module, rows = in_8_bits(Attention(), all_of("float8 rows")), some(1, 5, 256)
+    stream([module])
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(rows), module(rows), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["fp8-block", "float-channel", "int-channel"])
+def test_a_whole_span_streams_its_8_bits(tmp_path: Path, form: str) -> None:
+    assert form in FORMS
+    folder = quantised(tiny_model(tmp_path / "model", hidden=200, layers=2), tmp_path / "quantised", form)
+    twin = plain(folder, tmp_path / "plain", torch.float16)
+    model = SpanModel.load(twin, (0, 2), dtype=torch.float16, device=str(DEVICE))
+    expected = opened(SpanExecutor(model, 64, Execution("sdpa"))).execute(batch(3), None)
+    span = SpanModel.load(folder, (0, 2), dtype=torch.float16, device=str(DEVICE), keep_8_bits=True)
+    actual = opened(SpanExecutor(span, 64, Execution("triton", (4,)))).execute(batch(3), None)
+    assert all(layer.mlp.down_proj.weight.element_size() == 1 for layer in span.layers)
+    assert all("forward" in vars(layer.mlp.down_proj) for layer in span.layers)
+    assert expected is not None
+    assert actual is not None
+    assert ((actual - expected).float().norm() / expected.float().norm()).item() < 5e-3
