@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from draft_service.generation import FinishReason, TokenEvent
@@ -18,7 +18,7 @@ Finish = FinishReason | Literal["tool_calls"]
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
     """A token of the output with its log-probabilities. `offset`: characters of output before it, those of what is
-    reasoned among them, of which it may be itself."""
+    reasoned among them, of which it may be itself, or of the tags and blanks around that."""
 
     token: int
     offset: int
@@ -85,7 +85,8 @@ class Transcript:
         reasoning, answer = self._reason(piece, event)
         said, calls = self._call(answer, event)
         if event.finish != "stop" and event.logprobs is not None:
-            is_reasoning = self.num_reasoning_tokens > num_reasoned
+            is_between = self._reasoning is not None and self._reasoning.is_between
+            is_reasoning = is_between or self.num_reasoning_tokens > num_reasoned
             self._scored.append(ScoredToken(event.token, num_before, event.logprobs, is_reasoning))
 
         stopped, num_out = False, 0
@@ -110,8 +111,11 @@ class Transcript:
             return "", piece
         was_within = scanner.is_within
         reasoning, said = scanner.push(piece)
-        if was_within or scanner.is_within:
+        if was_within:
             self.num_reasoning_tokens += 1
+        elif scanner.is_within:  # with the tag's other tokens, which waited
+            self.num_reasoning_tokens = self.num_tokens
+            self._scored = [replace(scored, is_reasoning=True) for scored in self._scored]
         if event.finish:
             rest, answer = scanner.flush()
             return reasoning + rest, said + answer

@@ -9,9 +9,12 @@ from pipedec.model.grammar import behind, one_of, quoted
 
 _RULES = r"""
 ANY: /(?s:.*)/
-SOME: /(?s:.+)/
+SOME: /(?s:.+)/ & ~(ANY CLOSING ANY)
 BLANKS: /\s{1,8}/
 """
+_BEGUN = r"""
+begun[lazy]: BEGUN
+BEGUN: /\s{0,8}/"""
 
 
 class ReasoningGrammar:
@@ -35,8 +38,9 @@ class ReasoningGrammar:
         reasoning."""
         if state is Reasoning.NEVER:
             return grammar
-        start = self._by_text(state) if self._closing is None else self._by_token(state, is_free=is_free)
-        return behind(start + _RULES + f"other: {self._others}", grammar)
+        start = (self._by_text if self._closing is None else self._by_token)(state, is_free=is_free)
+        rules = f"{_RULES}CLOSING: {quoted(self._format.closing)}\nother: {self._others}"
+        return behind(start + rules, grammar)
 
     def _by_token(self, state: Reasoning, *, is_free: bool) -> str:
         inner, behind = "(SOME? other)* SOME?", f"<[{self._closing}]> BLANKS? @answer"
@@ -46,9 +50,12 @@ class ReasoningGrammar:
         begun = quoted(self._format.opening) if self._opening is None else f"<[{self._opening}]>"
         return f"start: BLANKS? {begun} {reasoned} | @answer"
 
-    def _by_text(self, state: Reasoning) -> str:
-        """Up to the tag's end, and so lazy."""
-        lead = "" if state is Reasoning.HAS_BEGUN else rf"/\s{{0,8}}/ {quoted(self._format.opening)} "
-        reasoned = f"REASONED: {lead}ANY {quoted(self._format.closing)}\nreasoned[lazy]: REASONED"
+    def _by_text(self, state: Reasoning, *, is_free: bool) -> str:
+        """Up to the tags' ends, and so lazy: nothing else that the answer may be goes on behind them."""
         behind = "reasoned BLANKS? @answer"
-        return f"start: {behind if state is Reasoning.HAS_BEGUN else f'{behind} | @answer'}\n{reasoned}"
+        reasoned = f"({behind} | SOME?)" if is_free else behind
+        rules = "reasoned[lazy]: REASONED\nREASONED: ANY CLOSING"
+        if state is Reasoning.HAS_BEGUN:
+            return f"start: {reasoned}\n{rules}"
+        rules += f"{_BEGUN} {quoted(self._format.opening)}"
+        return f"start: begun {reasoned} | @answer\n{rules}"

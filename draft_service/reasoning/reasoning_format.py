@@ -59,14 +59,16 @@ def state_after(prompt: Sequence[int], tokenizer: Tokenizer, format: ReasoningFo
 
 
 def _learnt(tokenizer: Tokenizer) -> ReasoningFormat | None:
-    """From the prompt of a conversation in which was reasoned, if that is in it."""
+    """From the prompt of a conversation in which was reasoned, if that is in it, and an answer begins with it."""
     answer = {"role": "assistant", "content": _CONTENT} | dict.fromkeys(FIELDS, _REASONING)
     try:
-        text = tokenizer.render([_USER, answer], opens=False)
+        text, prompt = tokenizer.render([_USER, answer], opens=False), tokenizer.render([_USER])
     except RequestError:
         return None
     found = re.search(rf"{_TAG}\s*{re.escape(_REASONING)}\s*{_TAG}.*{re.escape(_CONTENT)}", text, re.DOTALL)
-    return None if found is None or found[1] == found[2] else ReasoningFormat(found[1], found[2])
+    if found is None or found[1] == found[2] or not prompt.startswith(text[: found.start()].rstrip()):
+        return None
+    return ReasoningFormat(found[1], found[2])
 
 
 def _is_known(format: ReasoningFormat, tokenizer: Tokenizer) -> bool:

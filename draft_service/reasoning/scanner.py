@@ -41,6 +41,11 @@ class ReasoningScanner:
         """Whether the answer is at its reasoning."""
         return self._at in (_At.REPETITION, _At.OPENED, _At.REASONING)
 
+    @property
+    def is_between(self) -> bool:
+        """Whether reasoning is over, and nothing is said yet."""
+        return self._at is _At.CLOSED
+
     def push(self, piece: str) -> tuple[str, str]:
         """What is certain now and was not before: reasoning, and what is said."""
         self._held += piece

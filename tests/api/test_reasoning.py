@@ -132,9 +132,11 @@ def test_calls_come_after_reasoning(model: Another, fields: dict[str, Any]) -> N
 
 
 def test_what_looks_like_a_call_in_reasoning_is_none(model: Another) -> None:
-    model.say(tagged(model, ROME, "Yes."))
+    text = tagged(model, ROME, "Yes.")
+    model.say(text)
     said = answer(model, tools=[WEATHER])
     assert (said["reasoning_content"], said["content"], said["tool_calls"]) == (ROME, "Yes.", None)
+    assert may_be(model.engine, Grammars(model.engine.tokenizer.backend, 262), text)
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])

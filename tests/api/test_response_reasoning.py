@@ -108,6 +108,21 @@ def test_scores_are_those_of_the_message(model: Another, said: str) -> None:
     assert "".join(score.token for score in part.logprobs or ()) == "Yes."
 
 
+@pytest.mark.parametrize("family", ["hybrid", "words"])
+@pytest.mark.parametrize(("said", "type"), [("Yes.", "message"), (ROME, "function_call")])
+def test_tags_and_blanks_around_them_have_no_scores(family: str, said: str, type: str) -> None:
+    with another(FAMILIES[family].tokenizer()) as model:
+        model.say(f"\n<think>\nHm.\n</think>\n\n{said}")
+        whole = respond(model, tools=[WEATHER], **SCORED)
+        *_, last = model.client.responses.create(model=MODEL, input="Why?", tools=[WEATHER], stream=True, **SCORED)
+    assert last.type == "response.completed"
+    for response in (whole, last.response):
+        assert [item.type for item in response.output] == ["reasoning", type]
+        parts = [part for item in response.output if item.type == "message" for part in item.content]
+        told = [score.token for part in parts if part.type == "output_text" for score in part.logprobs or ()]
+        assert "".join(told) == ("Yes." if type == "message" else "")
+
+
 def test_no_effort_is_no_reasoning(model: Another) -> None:
     model.say("Yes.")
     response = respond(model, reasoning={"effort": "none"})

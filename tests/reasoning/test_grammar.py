@@ -38,18 +38,22 @@ class Model(NamedTuple):
 
     def may_be(self, text: str, grammar: str, prompt: str, *, is_free: bool = False) -> bool:
         """Whether an answer to the prompt may be this text, and end there."""
-        whole = self.reasoner.grammar(grammar, self._tokens(prompt), is_free=is_free)
+        return self.may_follow(self.tokens(prompt), self.tokens(text), grammar, is_free=is_free)
+
+    def may_follow(self, prompt: list[int], answer: list[int], grammar: str, *, is_free: bool = False) -> bool:
+        """The same of tokens."""
+        whole = self.reasoner.grammar(grammar, prompt, is_free=is_free)
         (end,) = self.tokenizer.end_tokens
         matcher = self.grammars.matcher(whole, (end,))
         assert not matcher.refusal()
-        for token in (*self._tokens(text), end):
+        for token in (*answer, end):
             allowed = matcher.allowed()
             if allowed is None or not allowed[token]:
                 return False
             matcher.consume([token])
         return True
 
-    def _tokens(self, text: str) -> list[int]:
+    def tokens(self, text: str) -> list[int]:
         return self.tokenizer.backend.encode(text, add_special_tokens=False).ids
 
 
@@ -82,7 +86,7 @@ def test_a_form_begins_behind_reasoning(family: str, form: str) -> None:
         assert it.may_be(text, grammar, f"Why?{opening}\n\n{closing}\n\n") == (text == answer), text
 
 
-@pytest.mark.parametrize("family", ["hybrid", "opened", "brackets", "own"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_free_answer_may_end_within_its_reasoning(family: str) -> None:
     it, (opening, closing) = model(family), FAMILIES[family].tags
     for text, allowed in (
@@ -94,6 +98,17 @@ def test_a_free_answer_may_end_within_its_reasoning(family: str) -> None:
         ("Yes.", True),
     ):
         assert it.may_be(text, FREE, "Why?", is_free=True) == allowed, text
+    for text in "", "Hm", f"Hm{closing}", "<call>":
+        assert it.may_be(text, FREE, f"Why?{opening}\n", is_free=True), text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tag_ends_reasoning_however_it_is_written(family: str) -> None:
+    it, (opening, closing) = model(family), FAMILIES[family].tags
+    letters = it.tokens(closing[0]) + it.tokens(closing[1:])
+    begun, end = it.tokens(f"Why?{opening}"), it.tokens(f"{closing}no")
+    assert not it.may_follow(begun, [*letters, *it.tokens("Hm"), *end], choice_grammar(["no"]))
+    assert it.may_follow(begun, [*letters[:-1], *end], choice_grammar(["no"]))
 
 
 def test_what_calls_are_written_with_is_not_in_reasoning() -> None:

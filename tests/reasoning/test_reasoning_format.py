@@ -28,6 +28,12 @@ def test_what_comes_before_an_answer_without_a_tag_of_its_own_is_none() -> None:
     assert find_format(byte_tokenizer(template)) is None
 
 
+def test_what_is_not_an_answers_beginning_is_no_tag() -> None:
+    """As gpt-oss: what is reasoned is a message of its own, and its channel comes before the tag."""
+    template = FAMILIES["own"].template.replace("<own:think>", "<own:channel>analysis<own:think>")
+    assert find_format(byte_tokenizer(template)) is None
+
+
 @pytest.mark.parametrize(
     ("family", "options", "state"),
     [

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import groupby
 
 from draft_service.api.openai_types import (
     Answer,
@@ -108,7 +108,7 @@ def _response_format(body: ResponsesBody) -> ResponseFormat | None:
 def _messages(body: ResponsesBody) -> list[AnyMessage]:
     messages = list[AnyMessage]()
     if body.instructions is not None:
-        _instruct(messages, "system", body.instructions)
+        messages.append(Instruction(role="system", content=body.instructions))
     answer = _Answer()
     items = [ItemMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     for item in items:
@@ -121,7 +121,7 @@ def _messages(body: ResponsesBody) -> list[AnyMessage]:
             case ItemMessage(role="assistant"):
                 answer.content = _content(item.content)
             case ItemMessage(role="system" | "developer" | "user" as role):
-                _instruct(messages, role, _content(item.content))
+                messages.append(Instruction(role=role, content=_content(item.content)))
             case ItemCall():
                 called = CalledFunction(name=item.name, arguments=item.arguments)
                 answer.calls.append(ToolCall(id=item.call_id, function=called))
@@ -130,7 +130,7 @@ def _messages(body: ResponsesBody) -> list[AnyMessage]:
     messages += answer.messages()
     if not messages:
         raise RequestError("nothing is said in input", "input")
-    return messages
+    return list(_merged(messages))
 
 
 @dataclass
@@ -164,13 +164,19 @@ class _Answer:
         return [turn]
 
 
-def _instruct(messages: list[AnyMessage], role: Literal["system", "developer", "user"], content: Content) -> None:
+def _is_system(message: AnyMessage) -> bool:
+    return isinstance(message, Instruction) and message.role != "user"
+
+
+def _merged(messages: list[AnyMessage]) -> Iterator[AnyMessage]:
     """Many templates take one system message, at the beginning: several in a row are one."""
-    last = messages[-1] if messages else None
-    if isinstance(last, Instruction) and "user" not in (last.role, role):
-        content = f"{_text(last.content)}\n\n{_text(content)}"
-        messages.pop()
-    messages.append(Instruction(role=role, content=content))
+    for is_system, each in groupby(messages, _is_system):
+        row = list(each)
+        if is_system and len(row) > 1:
+            content = "\n\n".join(_text(message.content or "") for message in row)
+            yield Instruction(role="system", content=content)
+        else:
+            yield from row
 
 
 def _content(said: ItemContent) -> Content:
