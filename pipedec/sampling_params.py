@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 GREEDY = 1e-5  # temperature; below, logits divided by it would leave float32
 MIN_REPETITION_PENALTY = 0.01
-MAX_GRAMMAR = 2**16  # bytes
+MAX_GRAMMAR = 2**17  # bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,11 +103,13 @@ class Admitter:
         tokens = await _off_loop_if_long(encode, size if offer is None else size + INLINE_CHARACTERS)
         asked = body.max_completion_tokens or body.max_tokens
         max_tokens = self._max_tokens("messages", tokens, asked, self._info.context)
+        reasoning = self._reasoner.scanner(tokens[0], is_told=body.include_reasoning is not False)
+        if reasoning is not None and body.separate_reasoning is False:
+            if offer is not None:
+                raise RequestError("calls are looked for behind what is reasoned; leave it out", "separate_reasoning")
+            reasoning = None
         admission = await self._admit(body, tokens, max_tokens, logprobs, continues=False, offer=offer)
-        if body.separate_reasoning is False:
-            return admission
-        is_told = body.include_reasoning is not False
-        return replace(admission, reasoning=self._reasoner.scanner(tokens[0], is_told=is_told))
+        return replace(admission, reasoning=reasoning)
 
     def _max_tokens(
         self, param: str, prompts: Sequence[Sequence[int]], asked: int | None, default: int

@@ -13,7 +13,8 @@ from draft_service.reasoning.reasoner import Reasoner
 from draft_service.tools.calling import ToolCalling
 from draft_service.tools.grammar import Calls, Offer
 from pipedec.errors import RequestError
-from pipedec.sampling_params import MAX_GRAMMAR
+
+MAX_SOURCE = 2**16  # bytes; what is said of reasoning comes on top, and a fifth for quoting all in it
 
 
 class Asked(NamedTuple):
@@ -48,6 +49,8 @@ class Forms:
             raise RequestError(f"an answer with {what} ends with an end token", "ignore_eos")
         if body.min_tokens:
             raise RequestError(f"min_tokens cannot be combined with {what}: the answer may be shorter", "min_tokens")
+        if source is not None:
+            _check_size(source, field)
         grammar = "" if source is None else await self._tried(source, field)
         if offer is None:
             return Asked(await self._reasoned(grammar, prompt, field, is_free=False), None)
@@ -76,7 +79,6 @@ class Forms:
 
     async def _tried(self, source: Source, field: str) -> str:
         assert self._trial is not None
-        _check_size(source, field)
         outcome = await self._trial.outcome(source)
         if outcome.refusal:
             raise RequestError(f"{field} cannot be followed: {outcome.refusal}", field)
@@ -84,7 +86,7 @@ class Forms:
 
 
 def _check_size(source: Source, field: str) -> None:
-    if (size := len(source.text.encode())) > MAX_GRAMMAR:
+    if (size := len(source.text.encode())) > MAX_SOURCE:
         raise RequestError(
-            f"{field} is too long: its grammar has {size} bytes, of at most {MAX_GRAMMAR}; leave something out", field
+            f"{field} is too long: its grammar has {size} bytes, of at most {MAX_SOURCE}; leave something out", field
         )

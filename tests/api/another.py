@@ -28,8 +28,8 @@ class Another(NamedTuple):
 
 
 @contextmanager
-def another(tokenizer: Tokenizer) -> Iterator[Another]:
-    engine = ScriptedEngine(tokenizer, info=EngineInfo(MODEL, 4096, 262, ((0, 5),)))
+def another(tokenizer: Tokenizer, context: int = 4096) -> Iterator[Another]:
+    engine = ScriptedEngine(tokenizer, info=EngineInfo(MODEL, context, 262, ((0, 5),)))
     trial = GrammarTrial(tokenizer.backend, 262)
     app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL), trial=trial)
     with trial, served(app) as server:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
 
+from draft_service.api.forms import MAX_SOURCE
 from pipedec.model.grammar import Grammars
 from tests.api.another import Another, another
 from tests.api.offered import CITY, ROME, WEATHER, may_be, prompt
@@ -166,3 +168,19 @@ def test_completions_are_one_text(opened: Another) -> None:
         model=MODEL, prompt="Why?<think>", extra_body={"structured_outputs": {"choice": ["no"]}}
     )
     assert may_be(opened.engine, Grammars(opened.engine.tokenizer.backend, 262), "no")
+
+
+def test_calls_are_looked_for_behind_it_alone(model: Another) -> None:
+    with pytest.raises(openai.BadRequestError, match="leave it out") as refused:
+        answer(model, tools=[WEATHER], extra_body={"separate_reasoning": False})
+    assert refused.value.param == "separate_reasoning"
+
+
+def test_what_is_asked_for_may_be_as_long_as_without() -> None:
+    names = [f"tool_{i}" for i in range(128)]
+    parameters = CITY | {"required": [f"{i:0135}" for i in range(2)]}
+    tools: list[Any] = [{"type": "function", "function": {"name": each, "parameters": parameters}} for each in names]
+    with another(FAMILIES["hybrid"].tokenizer(), context=2**18) as model:
+        model.say("Yes.")
+        assert answer(model, tools=tools)["content"] == "Yes."
+        assert len(model.engine.requests[-1].sampling.grammar) > MAX_SOURCE

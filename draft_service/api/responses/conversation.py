@@ -76,6 +76,8 @@ def own_names() -> Iterator[None]:
         yield
     except RequestError as error:
         param = error.param and ("input" if error.param.startswith("messages") else _renamed(error.param))
+        if param == "model":  # which may have any name
+            raise
         raise RequestError(_renamed(error.message), param, error.code, error.status) from error
 
 
