@@ -70,7 +70,9 @@ def _with_type(item: Any) -> Any:
         return item
     if item.get("type") == "item_reference":
         raise PydanticCustomError(
-            "unsupported", "Nothing is stored here that could be referred to; send the item itself"
+            "unsupported",
+            "Nothing is stored here that could be referred to; send the item itself, as clients do that are told "
+            "store: false",
         )
     return item | {"type": "message"} if item.get("type") is None else item
 
