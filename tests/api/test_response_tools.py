@@ -125,6 +125,14 @@ def test_what_was_said_before_calls_may_be_sent_behind_them(model: Another, engi
     assert f"assistant\nI look.\n{ROME}tool\nsun" in prompt(engine)
 
 
+def test_a_tool_may_have_found_nothing(model: Another, engine: ScriptedEngine) -> None:
+    model.say("Hm.")
+    call = {"type": "function_call", "call_id": "a", "name": "weather", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "a", "output": []}
+    ask(model, input=[{"role": "user", "content": ASK}, call, result])
+    assert prompt(engine).endswith("tool\nassistant\n")
+
+
 def test_calls_of_two_turns_are_two_turns(model: Another, engine: ScriptedEngine) -> None:
     model.say("Hm.")
     call = {"type": "function_call", "call_id": "a", "name": "weather", "arguments": '{"city": "Rome"}'}

@@ -208,6 +208,15 @@ def test_the_conversation_goes_on_with_results(client: openai.OpenAI, engine: Sc
     assert "sun" in prompt(engine).removeprefix(before)
 
 
+def test_a_tool_may_have_found_nothing(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    """LangGraph sends an empty list that a tool returns as it is."""
+    engine.say("Hm.")
+    said: Any = call()["messages"]
+    result: Any = {"role": "tool", "tool_call_id": "a", "content": []}
+    client.chat.completions.create(model=MODEL, messages=[*ASK, *said, result], tools=[WEATHER])
+    assert prompt(engine).endswith("tool\nassistant\n")
+
+
 def call(**fields: Any) -> dict[str, Any]:
     function = {"name": "weather", "arguments": "{}"} | fields
     return {"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": function}]}]}
