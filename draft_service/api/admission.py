@@ -121,8 +121,9 @@ class Admitter:
                 raise RequestError("the prompt is empty", param)
             self._check_vocabulary(param, prompt)
             if len(prompt) + (asked or 1) > context:
+                # The beginning is OpenAI's, by which clients know that they have to shorten the conversation.
                 raise RequestError(
-                    f"the model's context is {context} tokens: the prompt has {len(prompt)} and "
+                    f"this model's maximum context length is {context} tokens: the prompt has {len(prompt)} and "
                     f"{asked or 'at least 1'} would be generated",
                     param,
                     code="context_length_exceeded",

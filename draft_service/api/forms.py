@@ -38,7 +38,9 @@ class Forms:
         tokens (`can_end`)."""
         form, field = form_of(body.response_format)
         source, field = source_of(form, field, body.structured_outputs)
-        if source is not None and offer is not None and offer.calls is Calls.NONE:
+        # What would only keep an answer from calling gives way to what else is asked of it.
+        has_other = source is not None or body.ignore_eos or body.min_tokens
+        if has_other and offer is not None and offer.calls is Calls.NONE:
             offer = None
         if source is None and offer is None:
             return Asked("", None)

@@ -106,6 +106,7 @@ class TextPart(Body):
 
 
 Content = Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)]
+ResultContent = Text | Annotated[list[TextPart], Field(max_length=1024, fail_fast=True)]  # of a tool that found nothing
 
 
 class Message(Body):
@@ -138,7 +139,7 @@ class Result(Message):
     """Of a call that an answer had."""
 
     role: Literal["tool"]
-    content: Content
+    content: ResultContent
     tool_call_id: Text
 
 

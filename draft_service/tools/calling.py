@@ -11,7 +11,7 @@ from draft_service.text import Tokenizer
 from draft_service.tools.call_format import EXPLAINED, CallFormat
 from draft_service.tools.grammar import CallGrammar, Offer
 from draft_service.tools.learned import USER, NotLearntError, learn
-from draft_service.tools.prompt import Message, explained, for_template
+from draft_service.tools.prompt import Message, explained, for_template, with_systems_joined
 from draft_service.tools.scanner import CallScanner
 from pipedec.errors import RequestError
 from pipedec.logs import fields
@@ -28,11 +28,15 @@ class ToolCalling:
         self.format, self._grammar = next(self._ways())
         named = tokenizer.named_tokens.items()
         self.marks = frozenset(token for name, token in named if any(name in text for text in self.format.texts))
-        self._takes_system = self._renders([{"role": "system", "content": "Be brief."}, dict(USER)])
+        system = {"role": "system", "content": "Be brief."}
+        self._takes_system = self._renders([system, dict(USER)])
+        self._takes_systems = self._renders([system, system, dict(USER)])
 
     def prompt(self, messages: Sequence[Message], offer: Offer | None, options: Mapping[str, Any]) -> list[int]:
         """The tokens of a conversation, of OpenAI's messages with plain content. Raises `RequestError`."""
         tools = () if offer is None else offer.tools
+        if not self._takes_systems:
+            messages = with_systems_joined(messages)
         if self.format.explained:
             told = explained(messages, tools, takes_system=self._takes_system)
             return self._tokenizer.encode_chat(told, options)

@@ -23,6 +23,17 @@ To use one, write its name and its arguments:
 Its result is then given to you between <tool_response> and </tool_response>. Where no tool is of use, just answer."""
 
 
+def with_systems_joined(messages: Sequence[Message]) -> list[Message]:
+    """For a template that takes one system message: those in a row are one."""
+    joined = list[Message]()
+    for message in messages:
+        if joined and joined[-1]["role"] == message["role"] == "system":
+            joined[-1] = joined[-1] | {"content": f"{joined[-1]['content']}\n\n{message['content']}"}
+        else:
+            joined.append(message)
+    return joined
+
+
 def for_template(messages: Sequence[Message], format: CallFormat) -> list[Message]:
     """Messages for a template that knows tools: arguments, ids, and the content of messages that only call as it wants
     them, and results with the names of their tools."""

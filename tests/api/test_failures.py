@@ -225,6 +225,12 @@ def test_more_than_the_context(http: httpx.Client, path: str, subject: dict[str,
     assert f"{CONTEXT} tokens" in error["message"]
 
 
+def test_more_than_the_context_is_told_in_the_words_that_clients_look_for(http: httpx.Client) -> None:
+    """LiteLLM, CrewAI and others shorten a conversation, or ask another model, where the message has them."""
+    error = failure(http.post(COMPLETIONS, json={"model": MODEL, "prompt": "x" * CONTEXT}), 400)
+    assert error["message"].startswith(f"this model's maximum context length is {CONTEXT} tokens")
+
+
 def test_unknown_models_routes_and_methods(http: httpx.Client) -> None:
     error = failure(http.post(COMPLETIONS, json={"model": "other", "prompt": "x"}), 404)
     assert (error["param"], error["code"]) == ("model", "model_not_found")

@@ -224,6 +224,17 @@ def test_messages(http: httpx.Client, engine: ScriptedEngine) -> None:
     assert prompt == b"<|start|>system\nbe<|end|><|start|>user\na\nb<|end|><|start|>assistant\n<think>"
 
 
+def test_system_messages_in_a_row_are_one_for_a_template_that_takes_one(
+    http: httpx.Client, engine: ScriptedEngine
+) -> None:
+    """Pydantic AI has one for its instructions and others for its system prompts."""
+    engine.say("x")
+    roles = ("system", "developer", "user")
+    post(http, CHAT, messages=[{"role": role, "content": role} for role in roles])
+    prompt = b"".join(map(engine.tokenizer.token_bytes, engine.requests[-1].prompt))
+    assert prompt.startswith(b"<|start|>system\nsystem\n\ndeveloper<|end|><|start|>user\nuser<|end|>")
+
+
 @pytest.mark.parametrize(
     ("fields", "effort"), [({}, b"high"), ({"chat_template_kwargs": {"reasoning_effort": "low"}}, b"low")]
 )

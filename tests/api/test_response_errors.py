@@ -48,7 +48,7 @@ def form(schema: Any, **fields: Any) -> dict[str, Any]:
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0.type", "input_text"),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input.0.content.0.text", "required"),
         ({"input": [USER, {"type": "computer_call"}]}, "input.1.type", "'function_call'"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0", "send the item itself"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0", "are told store: false"),
         ({"input": [CALL | {"arguments": {}}]}, "input.0.arguments", "string"),
         ({"input": [CALL | {"name": "a b"}]}, "input.0.name", "pattern"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input.0.call_id", "required"),

@@ -116,6 +116,23 @@ def test_the_conversation_goes_on_with_results(model: Another, engine: ScriptedE
     assert behind.index("sun") < behind.index("noon"), "in the order of the calls"
 
 
+def test_what_was_said_before_calls_may_be_sent_behind_them(model: Another, engine: ScriptedEngine) -> None:
+    """As Haystack does: it is still one turn, and results come after calls."""
+    model.say("Hm.")
+    call = {"type": "function_call", "call_id": "a", "name": "weather", "arguments": '{"city": "Rome"}'}
+    result = {"type": "function_call_output", "call_id": "a", "output": "sun"}
+    ask(model, input=[{"role": "user", "content": ASK}, call, {"role": "assistant", "content": "I look."}, result])
+    assert f"assistant\nI look.\n{ROME}tool\nsun" in prompt(engine)
+
+
+def test_a_tool_may_have_found_nothing(model: Another, engine: ScriptedEngine) -> None:
+    model.say("Hm.")
+    call = {"type": "function_call", "call_id": "a", "name": "weather", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "a", "output": []}
+    ask(model, input=[{"role": "user", "content": ASK}, call, result])
+    assert prompt(engine).endswith("tool\nassistant\n")
+
+
 def test_calls_of_two_turns_are_two_turns(model: Another, engine: ScriptedEngine) -> None:
     model.say("Hm.")
     call = {"type": "function_call", "call_id": "a", "name": "weather", "arguments": '{"city": "Rome"}'}

@@ -116,6 +116,20 @@ def test_one_that_may_not(client: openai.OpenAI, engine: ScriptedEngine, grammar
     assert "It." in prompt(engine), "the conversation's prompts stay alike"
 
 
+@pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"min_tokens": 4}], ids=lambda fields: next(iter(fields)))
+def test_one_that_may_not_may_be_of_a_given_length(
+    client: openai.OpenAI, engine: ScriptedEngine, fields: dict[str, Any]
+) -> None:
+    """GuideLLM asks that of the turns of its benchmarks that do not call."""
+    engine.say("Hm.")
+    choice = client.chat.completions.create(
+        model=MODEL, messages=ASK, tools=[WEATHER], tool_choice="none", max_tokens=8, extra_body=fields
+    ).choices[0]
+    assert choice.message.content is not None
+    assert choice.message.content.startswith("Hm.")
+    assert "It." in prompt(engine)
+
+
 def test_one_that_has_a_form_if_it_does_not_call(
     client: openai.OpenAI, engine: ScriptedEngine, grammars: Grammars
 ) -> None:
@@ -206,6 +220,15 @@ def test_the_conversation_goes_on_with_results(client: openai.OpenAI, engine: Sc
     client.chat.completions.create(messages=[*ASK, said, result], **asked)
     assert prompt(engine).startswith(before), "as it was said, so that nothing is computed again"
     assert "sun" in prompt(engine).removeprefix(before)
+
+
+def test_a_tool_may_have_found_nothing(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    """LangGraph sends an empty list that a tool returns as it is."""
+    engine.say("Hm.")
+    said: Any = call()["messages"]
+    result: Any = {"role": "tool", "tool_call_id": "a", "content": []}
+    client.chat.completions.create(model=MODEL, messages=[*ASK, *said, result], tools=[WEATHER])
+    assert prompt(engine).endswith("tool\nassistant\n")
 
 
 def call(**fields: Any) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_fewer_tokens_can_be_asked_for(engine: ScriptedEngine, url: str) -> None
 def test_where_too_many_were_asked_for_the_option_is_named(url: str, options: tuple[str, ...]) -> None:
     code, out, err = run("generate", "--raw", LONG, "--url", url, *options)
     assert (code, out) == (1, "")
-    assert "the model's context is 128 tokens" in err
+    assert "maximum context length is 128 tokens" in err
     assert "; ask for fewer with --max-tokens" in err
     assert run("generate", "--raw", LONG, "--url", url, "--max-tokens", "48")[:2] == (0, "Hi!\n")
 
@@ -65,7 +65,7 @@ def test_where_too_many_were_asked_for_the_option_is_named(url: str, options: tu
 def test_a_prompt_that_does_not_fit_is_told_no_option(url: str) -> None:
     code, _, err = run("generate", "x" * CONTEXT, "--url", url)
     assert code == 1
-    assert "the model's context is 128 tokens" in err
+    assert "maximum context length is 128 tokens" in err
     assert "--max-tokens" not in err
 
 

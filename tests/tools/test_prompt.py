@@ -29,6 +29,13 @@ CALLED: Message = {"role": "assistant", "content": None, "tool_calls": [call(A, 
 RESULT: Message = {"role": "tool", "tool_call_id": A, "content": "sunny"}
 
 
+def test_a_template_that_takes_several_system_messages_gets_them() -> None:
+    tokenizer = FAMILIES["tags"].tokenizer()
+    systems = [{"role": "system", "content": content} for content in "ab"]
+    prompt = tokenizer.decode(ToolCalling(tokenizer).prompt([*systems, USER], None, {}), special=True)
+    assert prompt.startswith("<|start|>system\na<|end|><|start|>system\nb<|end|>")
+
+
 def test_templates_read_arguments_as_objects_and_results_with_names() -> None:
     bare = CallFormat("a", "b", "c", no_content="")
     called, result = for_template([CALLED, RESULT], bare)

@@ -146,8 +146,10 @@ class _Answer:
     def takes(self, item: Item) -> bool:
         """Whether the item goes on with this turn."""
         match item:
-            case ItemReasoning() | ItemMessage(role="assistant"):
+            case ItemReasoning():
                 return self.content is None and not self.calls
+            case ItemMessage(role="assistant"):  # there are clients that have it behind the calls
+                return self.content is None
             case ItemCall():
                 return True
         return False

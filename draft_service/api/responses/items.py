@@ -25,6 +25,7 @@ class ItemRefusal(Body):
 
 Part = Annotated[ItemText | ItemRefusal, Field(discriminator="type")]
 ItemContent = Text | Annotated[list[Part], Field(min_length=1, max_length=1024, fail_fast=True)]
+ResultContent = Text | Annotated[list[Part], Field(max_length=1024, fail_fast=True)]  # of a tool that found nothing
 
 
 class ItemMessage(Body):
@@ -45,7 +46,7 @@ class ItemResult(Body):
 
     type: Literal["function_call_output"]
     call_id: Text
-    output: ItemContent
+    output: ResultContent
 
 
 class ReasoningText(Body):
@@ -70,7 +71,9 @@ def _with_type(item: Any) -> Any:
         return item
     if item.get("type") == "item_reference":
         raise PydanticCustomError(
-            "unsupported", "Nothing is stored here that could be referred to; send the item itself"
+            "unsupported",
+            "Nothing is stored here that could be referred to; send the item itself, as clients do that are told "
+            "store: false",
         )
     return item | {"type": "message"} if item.get("type") is None else item
 
