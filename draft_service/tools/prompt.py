@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from draft_service.tools.call_format import EXPLAINED, CallFormat
@@ -26,11 +27,11 @@ Its result is then given to you between <tool_response> and </tool_response>. Wh
 def with_systems_joined(messages: Sequence[Message]) -> list[Message]:
     """For a template that takes one system message: those in a row are one."""
     joined = list[Message]()
-    for message in messages:
-        if joined and joined[-1]["role"] == message["role"] == "system":
-            joined[-1] = joined[-1] | {"content": f"{joined[-1]['content']}\n\n{message['content']}"}
-        else:
-            joined.append(message)
+    for is_system, each in groupby(messages, lambda message: message["role"] == "system"):
+        row = list(each)
+        if is_system:  # all at once: there may be thousands
+            row = [row[0] | {"content": "\n\n".join(message["content"] for message in row)}]
+        joined += row
     return joined
 
 

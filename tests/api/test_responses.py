@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +12,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent, ResponseTextDeltaEvent
 from pydantic import BaseModel, TypeAdapter
 
-from draft_service.api.responses.conversation import as_chat
 from draft_service.api.responses.reply_types import ResponseEvent, ResponseResource
-from draft_service.api.responses.request import ResponsesBody
 from draft_service.generation import RequestStatistics
 from pipedec.errors import RequestError, UnavailableError
 from tests.api.offered import prompt
@@ -181,16 +178,6 @@ def test_a_conversation(client: openai.OpenAI, engine: ScriptedEngine) -> None:
     client.responses.create(model=MODEL, input=CONVERSATION, instructions="Be brief.")
     said = "system\nBe brief.\n\nBe kind.user\na\nbassistant\ncassistant\nNo.user\ndassistant\n"
     assert prompt(engine) == said, "templates take one system message"
-
-
-def test_thousands_of_system_messages_are_one_at_once() -> None:
-    said = {"role": "system", "content": 800 * "x"}
-    body = ResponsesBody.model_validate({"model": MODEL, "input": 4096 * [said]})
-    start = time.process_time()
-    (message,) = as_chat(body).messages
-    assert time.process_time() - start < 2, "others wait for the event loop meanwhile"
-    assert isinstance(message.content, str)
-    assert message.content.count("x\n\nx") == 4095
 
 
 def test_an_answer_goes_back_as_it_came(client: openai.OpenAI, engine: ScriptedEngine) -> None:

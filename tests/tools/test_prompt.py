@@ -10,7 +10,7 @@ import pytest
 from draft_service.tools.call_format import EXPLAINED, CallFormat
 from draft_service.tools.calling import ToolCalling
 from draft_service.tools.grammar import Calls, Function, Offer
-from draft_service.tools.prompt import Message, explained, for_template
+from draft_service.tools.prompt import Message, explained, for_template, with_systems_joined
 from pipedec.errors import RequestError
 from tests.tools.templates import FAMILIES
 
@@ -125,3 +125,9 @@ def test_the_next_prompt_begins_with_what_was_said(family: str) -> None:
     said = f'{form.opening}weather{form.between}{{"city": "Rome"}}{form.closing}'
     assert after.startswith(before + said)
     assert "sunny" in after.removeprefix(before + said)
+
+
+def test_system_messages_in_a_row_are_one() -> None:
+    system, user = {"role": "system", "content": "a"}, {"role": "user", "content": "b"}
+    joined = with_systems_joined([system, system, user, user, system, *[system] * 4000])
+    assert [message["content"] for message in joined] == ["a\n\na", "b", "b", "\n\n".join("a" * 4001)]

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from draft_service.api.openai_types import (
     Answer,
@@ -132,7 +131,7 @@ def _messages(body: ResponsesBody) -> list[AnyMessage]:
     messages += answer.messages()
     if not messages:
         raise RequestError("nothing is said in input", "input")
-    return list(_merged(messages))
+    return messages
 
 
 @dataclass
@@ -168,27 +167,8 @@ class _Answer:
         return [turn]
 
 
-def _is_system(message: AnyMessage) -> bool:
-    return isinstance(message, Instruction) and message.role != "user"
-
-
-def _merged(messages: list[AnyMessage]) -> Iterator[AnyMessage]:
-    """Many templates take one system message, at the beginning: several in a row are one."""
-    for is_system, each in groupby(messages, _is_system):
-        row = list(each)
-        if is_system and len(row) > 1:
-            content = "\n\n".join(_text(message.content or "") for message in row)
-            yield Instruction(role="system", content=content)
-        else:
-            yield from row
-
-
 def _content(said: ItemContent) -> Content:
     if isinstance(said, str):
         return said
     texts = [part.text if isinstance(part, ItemText) else part.refusal for part in said]
     return [TextPart(type="text", text=text) for text in texts]
-
-
-def _text(content: Content) -> str:
-    return content if isinstance(content, str) else "\n".join(part.text for part in content)
