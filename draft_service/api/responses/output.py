@@ -107,12 +107,14 @@ class _Item(ABC):
         return {"type": type, "item_id": self._id, "output_index": self._index, **fields}
 
 
-class _Reasoning(_Item):
-    prefix = "rs"
+class _OfOnePart(_Item):
+    """An item whose content is one part."""
 
-    def say(self, text: str) -> Json:
-        self._pieces.append(text)
-        return self._event("response.reasoning_text.delta", content_index=0, delta=text)
+    @abstractmethod
+    def _item(self, status: ItemStatus, content: list[Json]) -> Json: ...
+
+    @abstractmethod
+    def _part(self) -> Json: ...
 
     def item(self, status: ItemStatus) -> Json:
         return self._item(status, [self._part()])
@@ -120,6 +122,14 @@ class _Reasoning(_Item):
     def begun(self) -> Iterator[Json]:
         yield self._added(self._item("in_progress", []))
         yield self._event("response.content_part.added", content_index=0, part=self._part())
+
+
+class _Reasoning(_OfOnePart):
+    prefix = "rs"
+
+    def say(self, text: str) -> Json:
+        self._pieces.append(text)
+        return self._event("response.reasoning_text.delta", content_index=0, delta=text)
 
     def ended(self, item: Json) -> Iterator[Json]:
         (part,) = item["content"]
@@ -134,7 +144,7 @@ class _Reasoning(_Item):
         return {"type": "reasoning_text", "text": "".join(self._pieces)}
 
 
-class _Message(_Item):
+class _Message(_OfOnePart):
     prefix = "msg"
 
     def __init__(self, index: int) -> None:
@@ -145,13 +155,6 @@ class _Message(_Item):
         self._pieces.append(text)
         self._scores += scores
         return self._event("response.output_text.delta", content_index=0, delta=text, logprobs=scores)
-
-    def item(self, status: ItemStatus) -> Json:
-        return self._item(status, [self._part()])
-
-    def begun(self) -> Iterator[Json]:
-        yield self._added(self._item("in_progress", []))
-        yield self._event("response.content_part.added", content_index=0, part=self._part())
 
     def ended(self, item: Json) -> Iterator[Json]:
         (part,) = item["content"]
