@@ -18,9 +18,8 @@ from pipedec.model.quantized import EightBitLinear
 from pipedec.model.span import Span
 from pipedec.quantization import BLOCK
 
-Weights = Literal[
-    "plain", "fp8", "fp8-block", "int8"
-]  # of layers: in the span's dtype, or in 8 bits, scaled by row or block
+# Of layers: in the span's dtype, or in 8 bits, scaled by row or block.
+Weights = Literal["plain", "fp8", "fp8-block", "int8"]
 
 _LLAMA_3 = {"vocab_size": 128256, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5}
 _ROPE = {"rope_theta": 500000.0, "rope_type": "default"}

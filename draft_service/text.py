@@ -18,6 +18,7 @@ from pipedec.model.grammar import named_tokens
 from pipedec.model.tokenizer import backend_of, read_tokenizer
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoders put for bytes that are not (yet) a character
+USER: Mapping[str, Any] = {"role": "user", "content": "What is it?"}  # whom templates are tried with
 RESERVED_OPTIONS = frozenset({"messages"}).union(
     *(
         inspect.signature(each).parameters

@@ -51,11 +51,13 @@ class Forms:
             raise RequestError(f"an answer with {what} ends with an end token", "ignore_eos")
         if body.min_tokens:
             raise RequestError(f"min_tokens cannot be combined with {what}: the answer may be shorter", "min_tokens")
+        grammar = ""
         if source is not None:
             _check_size(source, field)
-        grammar = "" if source is None else await self._tried(source, field)
+            grammar = await self._tried(source, field)
         if offer is None:
-            return Asked(await self._reasoned(grammar, prompt, field, is_free=False), None)
+            whole = self._reasoned(grammar, prompt, is_free=False)
+            return Asked(grammar if whole == grammar else await self._tried(Source(whole), field), None)
         if source is not None and offer.calls is Calls.POSSIBLE:  # an answer that has to call has no form
             if form is None:
                 raise RequestError(f"tools can be combined with a JSON response_format, not with {field}", field)
@@ -64,20 +66,19 @@ class Forms:
 
     async def _calls(self, offer: Offer, prompt: Sequence[int] | None) -> str:
         """Each function's arguments are tried alone too: a trial goes a short way, and perhaps none of theirs."""
-        whole = Source(self._calling.grammar(offer))
-        _check_size(whole, "tools")
+        grammar = self._calling.grammar(offer)
+        _check_size(Source(grammar), "tools")
         if offer.calls is not Calls.NONE:
             names = [tool["function"]["name"] for tool in offer.tools]
             for function in offer.functions:
                 field = f"tools.{names.index(function.name)}.function.parameters"
                 await self._tried(*json_source(function.parameters, field, lenient=not function.strict))
         is_free = offer.calls is not Calls.REQUIRED and offer.form is None
-        return await self._reasoned(await self._tried(whole, "tools"), prompt, "tools", is_free=is_free)
+        return await self._tried(Source(self._reasoned(grammar, prompt, is_free=is_free)), "tools")
 
-    async def _reasoned(self, grammar: str, prompt: Sequence[int] | None, field: str, *, is_free: bool) -> str:
+    def _reasoned(self, grammar: str, prompt: Sequence[int] | None, *, is_free: bool) -> str:
         """With what the model reasons before."""
-        whole = grammar if prompt is None else self._reasoner.grammar(grammar, prompt, is_free=is_free)
-        return grammar if whole == grammar else await self._tried(Source(whole), field)
+        return grammar if prompt is None else self._reasoner.grammar(grammar, prompt, is_free=is_free)
 
     async def _tried(self, source: Source, field: str) -> str:
         assert self._trial is not None

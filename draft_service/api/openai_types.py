@@ -156,7 +156,7 @@ class ChatBody(GenerationBody):
     chat_template_kwargs: TemplateOptions | None = None
     reasoning_effort: Text | None = None  # a variable of the chat template
     include_reasoning: bool | None = None  # in the answer
-    separate_reasoning: bool | None = None  # or leave it in the text, tags and all
+    separate_reasoning: bool | None = None  # or leave it in the text
 
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None

@@ -23,8 +23,7 @@ class Reasoner:
 
     def grammar(self, answer: str, prompt: Sequence[int], *, is_free: bool) -> str:
         """The grammar of a prompt's whole answer, given that of what is said in it."""
-        state = self._state(prompt)
-        return answer if state is Reasoning.NEVER else self._grammar.before(answer, state, is_free=is_free)
+        return answer if self._format is None else self._grammar.before(answer, self._state(prompt), is_free=is_free)
 
     def scanner(self, prompt: Sequence[int], *, is_told: bool) -> Callable[[], ReasoningScanner] | None:
         """Makes one for each answer to a prompt. None if no answer has any reasoning."""

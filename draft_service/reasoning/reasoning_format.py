@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
 
-from draft_service.text import Tokenizer
+from draft_service.text import USER, Tokenizer
 from pipedec.errors import RequestError
 
 # What messages of before call their reasoning: templates read the one name or the other.
 FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 _TAG = r"(<[^<>\s]+>|\[[^\[\]\s]+\])"
-_USER: Mapping[str, Any] = {"role": "user", "content": "What is it?"}
 _REASONING, _CONTENT = "It may be bcdfg.", "It is hjklm."
 _TAIL = 32  # tokens of a prompt, among which a tag and blanks behind it have room
 
@@ -62,7 +60,7 @@ def _learnt(tokenizer: Tokenizer) -> ReasoningFormat | None:
     """From the prompt of a conversation in which was reasoned, if that is in it, and an answer begins with it."""
     answer = {"role": "assistant", "content": _CONTENT} | dict.fromkeys(FIELDS, _REASONING)
     try:
-        text, prompt = tokenizer.render([_USER, answer], opens=False), tokenizer.render([_USER])
+        text, prompt = tokenizer.render([USER, answer], opens=False), tokenizer.render([USER])
     except RequestError:
         return None
     found = re.search(rf"{_TAG}\s*{re.escape(_REASONING)}\s*{_TAG}.*{re.escape(_CONTENT)}", text, re.DOTALL)

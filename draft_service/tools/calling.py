@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from draft_service.reasoning.reasoning_format import ReasoningFormat
-from draft_service.text import Tokenizer
+from draft_service.text import USER, Tokenizer
 from draft_service.tools.call_format import EXPLAINED, CallFormat
 from draft_service.tools.grammar import CallGrammar, Offer
-from draft_service.tools.learned import USER, NotLearntError, learn
+from draft_service.tools.learned import NotLearntError, learn
 from draft_service.tools.prompt import Message, explained, for_template, with_systems_joined
 from draft_service.tools.scanner import CallScanner
 from pipedec.errors import RequestError
@@ -20,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 class ToolCalling:
-    """In the format that the model's chat template has for it, or if there is none in one that its prompts explain."""
+    """In the format that the model's chat template has for it, or if there is none in one that its prompts explain.
+    `marks` are the tokens that calls are written with."""
 
     def __init__(self, tokenizer: Tokenizer, reasoning: ReasoningFormat | None = None) -> None:
-        """`marks` are the tokens that calls are written with."""
         self._tokenizer, self._reasoning = tokenizer, "" if reasoning is None else reasoning.opening
         self.format, self._grammar = next(self._ways())
         named = tokenizer.named_tokens.items()

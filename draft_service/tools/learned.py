@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from draft_service.text import USER
 from draft_service.tools.call_format import CallFormat
 from pipedec.errors import RequestError
 
@@ -37,7 +38,6 @@ _TOOLS = [
 _GIVEN_IDS = re.compile(rf',\s*"id":\s*"({"|".join(_IDS)})"|\[CALL_ID\]({"|".join(_IDS)})')
 _LIKE_ANY_JSON = re.compile(r'[\s\[{]*"\w+":\s*"')
 _OF_NAMES = re.compile(r"[A-Za-z0-9_.:/-]")
-USER: Message = {"role": "user", "content": "What is it?"}
 
 
 class Render(Protocol):

@@ -18,6 +18,7 @@ from pipedec.model.grammar import (
     one_of,
     regex_grammar,
 )
+from tests.allowed import is_allowed
 from tests.reasoning.families import FAMILIES
 
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
@@ -46,12 +47,7 @@ class Model(NamedTuple):
         (end,) = self.tokenizer.end_tokens
         matcher = self.grammars.matcher(whole, (end,))
         assert not matcher.refusal()
-        for token in (*answer, end):
-            allowed = matcher.allowed()
-            if allowed is None or not allowed[token]:
-                return False
-            matcher.consume([token])
-        return True
+        return is_allowed(matcher, answer, end)
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer.backend.encode(text, add_special_tokens=False).ids

@@ -24,6 +24,7 @@ from draft_service.tools.calling import ToolCalling
 from draft_service.tools.grammar import Calls, Form, Function, Offer
 from pipedec.errors import RequestError
 from pipedec.model.grammar import Grammars, Matcher
+from tests.allowed import is_allowed
 from tests.tools.templates import FAMILIES
 
 CITY = {
@@ -97,15 +98,6 @@ def taken_apart(it: Model, tokens: Sequence[int], offer: Offer = OFFER) -> tuple
         told[1] += delta.arguments
         assert bool(delta.id) == bool(delta.name)
     return whole.text, [(name, json.loads(arguments)) for name, arguments in calls.values()], whole
-
-
-def is_allowed(matcher: Matcher, tokens: Sequence[int], end: int) -> bool:
-    for token in (*tokens, end):
-        allowed = matcher.allowed()
-        if allowed is None or not allowed[token]:
-            return False
-        matcher.consume([token])
-    return True
 
 
 TEXTS = st.characters(exclude_categories=["Cc", "Cs"], include_characters="\n\t")
