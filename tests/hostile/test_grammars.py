@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from draft_service import grammar_trial
-from draft_service.grammar_trial import MOST_WAITING, TOO_COMPLEX, GrammarTrial, Outcome, Source
+from draft_service.grammar_trial import MOST_WAITING, TOO_COMPLEX, GrammarTrial, Lengths, Outcome, Source
 from pipedec.errors import UnavailableError
-from pipedec.model.grammar import choice_grammar, json_grammar, regex_grammar
+from pipedec.model.grammar import Grammars, choice_grammar, json_grammar, regex_grammar
 from tests.api.scripted import byte_tokenizer
 from tests.model.test_grammar import backend
 
@@ -129,12 +131,33 @@ def test_a_process_that_cannot_start_blames_no_grammar(monkeypatch: pytest.Monke
 
 
 def test_grammars_leave_nothing_behind(trial: GrammarTrial, process: psutil.Process) -> None:
-    """Each is tried in the same memory."""
+    """Each is tried in the same memory, though all of them would not fit."""
     for number in range(40):
-        numbers = {"type": "integer", "multipleOf": 9_001 + 2 * number}
+        numbers = {"type": "integer", "multipleOf": 1_001 + 2 * number}
         assert refusal(trial, json_grammar(numbers)) == ""
     assert process.is_running()
     assert not process.children()
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_what_took_too_long_is_tried_once_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slow: int) -> None:
+    """The machine may have been busy."""
+    tries = tmp_path / "tries"
+    tried = grammar_trial._tried
+
+    def slow_at_first(grammars: Grammars, lengths: Lengths, source: Source) -> Outcome:
+        with tries.open("a") as file:
+            file.write(".")
+        outcome = tried(grammars, lengths, source)
+        return Outcome("", TOO_COMPLEX) if len(tries.read_text()) <= slow else outcome
+
+    monkeypatch.setattr(grammar_trial, "_tried", slow_at_first)
+    outcomes = grammar_trial._outcomes(
+        iter([json.dumps((byte_tokenizer().backend.to_str(), 258)), json.dumps(Source(choice_grammar(["a"])))])
+    )
+    assert next(outcomes) == ()
+    assert next(outcomes)[1] == ("" if slow == 1 else TOO_COMPLEX)
+    assert tries.read_text() == ".."
 
 
 def test_it_is_not_waited_for_ever(
