@@ -46,6 +46,7 @@ class SymbolicSpan:
 
     def reset(self, num_slots: int) -> None:
         self._kv: list[Prefix] = [BROKEN] * num_slots
+        self._parents: list[Prefix] = [BROKEN] * num_slots  # what each was computed from
         self._committed: dict[int, list[int]] = {}
 
     def prefixes(self, batch: Batch, alive: Sequence[int]) -> dict[int, Prefix]:
@@ -92,10 +93,15 @@ class SymbolicSpan:
 
     def _write(self, context: list[int], token: int, slot: int) -> Prefix:
         assert slot not in context
-        entries = [self._kv[index] for index in context]
-        prefix = entries[-1] if entries else ()
-        whole = all(entry == prefix[: depth + 1] for depth, entry in enumerate(entries)) and len(prefix) == len(entries)
-        self._kv[slot] = (*prefix, token) if whole else BROKEN
+        prefix: Prefix = ()
+        for index in context:
+            parent = self._parents[index]
+            if parent is not prefix and parent != prefix:  # mostly the same object, though it may be long
+                prefix = BROKEN
+                break
+            prefix = self._kv[index]
+        self._parents[slot] = prefix
+        self._kv[slot] = (*prefix, token) if prefix != BROKEN else BROKEN
         return self._kv[slot]
 
 
