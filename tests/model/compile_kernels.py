@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,9 +38,14 @@ HEADS = (  # rows, query heads per KV head, head_dim
     (1, 128, 64),  # one KV head for so many that a row alone fills a large program
 )
 PRODUCTS = ((1, 28672), (64, 28672), (64, 2048))  # rows, columns
+KINDS = ((True, 128), (True, 0), (False, 0))  # of 8-bit weights: whether they are floats, and the columns of a scale
+
+only = set[str]()  # kernels, or all
 
 
 def report(capability: int, dtype: str, kernel: Any, signature: dict[str, str], constants: dict[str, int]) -> None:
+    if only and kernel.__name__ not in only:
+        return
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
     names = kernel.arg_names
     source = ASTSource(
@@ -88,8 +94,9 @@ def main(capability: int, shared: int, dtype: str) -> None:
         given = dict.fromkeys(("rows", "weight", "output"), half) | dict.fromkeys(("count", "columns", "depth"), "i32")
         constants = {**skinny_product.shape(rows, columns, 2, shared), "UPCAST": False}
         report(capability, dtype, skinny_product._product, given, constants)
-    for rows, columns in PRODUCTS:
-        eight_bits(capability, shared, dtype, rows, columns)
+    eight_bits(capability, shared, dtype)
+    for rows, columns in PRODUCTS[1:]:
+        eight_bits(capability, shared, dtype, KINDS[:1], rows, columns)
     pieces = {"keys": "*i64", "state": "*fp32"}
     seen = pieces | {"logits": "*fp32", "vocabulary": "i32"}
     ranked = pieces | {"tokens": "*i64", "logprobs": "*fp32", "pieces": "i32"}
@@ -101,11 +108,18 @@ def main(capability: int, shared: int, dtype: str) -> None:
     report(capability, dtype, triton_draw._draw_of_piece, drawn, {"PIECE": triton_draw.PIECE, "num_warps": 4})
 
 
-def eight_bits(capability: int, shared: int, dtype: str, rows: int = 1, columns: int = 2048) -> None:
-    """The kernels of 8-bit weights, of floats and integers, with scales of rows and of blocks."""
+def eight_bits(
+    capability: int,
+    shared: int,
+    dtype: str,
+    kinds: Sequence[tuple[bool, int]] = KINDS,
+    rows: int = 1,
+    columns: int = 28672,
+) -> None:
+    """The kernels of 8-bit weights."""
     half = f"*{dtype}"
     weights = {"values": "*i8", "scale": "*fp32", "output": half} | dict.fromkeys(("columns", "depth", "blocks"), "i32")
-    for floats, block in ((True, 128), (True, 0), (False, 0)):
+    for floats, block in kinds:
         kind = {"FLOAT": floats, "BLOCK": block}
         given = weights | {"rows": half, "count": "i32"}
         constants = {**quantized_product.shape(rows, columns, 8192, 2, shared), "UPCAST": False}
@@ -115,5 +129,6 @@ def eight_bits(capability: int, shared: int, dtype: str, rows: int = 1, columns:
 
 
 if __name__ == "__main__":
-    chosen = eight_bits if sys.argv[4:] == ["eight_bits"] else main
+    only.update(sys.argv[4:])
+    chosen = eight_bits if only == {"_eight_bit_product", "_stood_for"} else main
     chosen(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
