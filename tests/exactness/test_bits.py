@@ -34,7 +34,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_neither_policy_nor_stages_nor_company_change_a_token(
     even: Path, dtype: torch.dtype, sampling: SamplingParams
 ) -> None:
-    requests = {key: replace(request, max_tokens=24) for key, request in load(4, seed=1, sampling=sampling).items()}
+    requests = {key: replace(request, max_tokens=16) for key, request in load(4, seed=1, sampling=sampling).items()}
     alone: dict[int, list[int]] = {}
     for key, request in requests.items():
         alone |= run(even, "none", 1, "", {key: request}, dtype=dtype)
