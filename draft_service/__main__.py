@@ -11,12 +11,14 @@ if __name__ == "__main__":  # process 1 has no default, and to import and to loa
 import asyncio
 import logging
 
-from draft_service.api import serve
-from draft_service.assembly import LoadedModels, assemble_app, assemble_head, load_models
-from draft_service.grammar_trial import GrammarTrial
+from pipedec.garbage import collect_rarely, importing
+
+with importing():
+    from draft_service.api import serve
+    from draft_service.assembly import LoadedModels, assemble_app, assemble_head, load_models
+    from draft_service.grammar_trial import GrammarTrial
 from pipedec.config import DraftConfig
 from pipedec.errors import PipeDecError
-from pipedec.garbage import collect_rarely
 from pipedec.logs import configure_draft, fields
 from pipedec.metrics import service_registry
 from pipedec.wire.sockets import Transport

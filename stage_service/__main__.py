@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipedec.config import StageConfig
 from pipedec.errors import PipeDecError
-from pipedec.garbage import collect_rarely
+from pipedec.garbage import collect_rarely, importing
 from pipedec.health import Health, HealthServer
 from pipedec.logs import configure_stage, fields
 from pipedec.metrics import service_registry
@@ -35,7 +35,8 @@ def main(adapt: Callable[[LoadedStage], LoadedStage] = lambda stage: stage) -> i
     metrics = StageMetrics(registry, config.stage)
     with HealthServer(config.bind_host, config.metrics_port, health, registry) as server:
         _log.info("listening", extra=fields(health=server.port))
-        from stage_service.assembly import assemble, load_stage  # torch takes seconds: probes are answered meanwhile
+        with importing():
+            from stage_service.assembly import assemble, load_stage  # takes seconds: probes are answered meanwhile
 
         stage = adapt(load_stage(config, health))
         with Transport.open(config.keys_dir) as transport:

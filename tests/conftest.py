@@ -1,11 +1,13 @@
 """Settings of the whole suite, before torch and Triton are imported.
 
 With tiny models, more threads only wait for each other. Triton's kernels are compiled where there is a GPU, and
-interpreted elsewhere; it must know when it is first imported, whoever does that.
+interpreted elsewhere; it must know when it is first imported, whoever does that. Garbage is collected once the tests
+are, and what they all have imported by then is never looked at again.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -14,8 +16,15 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import pytest
 import torch
 
+gc.disable()
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

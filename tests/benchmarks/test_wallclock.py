@@ -50,10 +50,10 @@ def test_prompts_are_taken_of_each_kind_in_turn() -> None:
     assert prompts_of_each_kind(["code", "code", "code", "story"], 2) == (0, 3)
 
 
-@pytest.mark.parametrize("policy", ["none", "adaptive"])
-def test_real_processes_answer_what_is_recorded(model: Path, scene: Scene, policy: PolicyName) -> None:
+@pytest.mark.parametrize(("policy", "stages"), [("none", 1), ("adaptive", 2)])
+def test_real_processes_answer_what_is_recorded(model: Path, scene: Scene, policy: PolicyName, stages: int) -> None:
     told: list[None] = []
-    resource = manifest(f"file://{quote(str(model))}", 2, policy, Tuning(children=4))
+    resource = manifest(f"file://{quote(str(model))}", stages, policy, Tuning(children=4))
     timed = measure(resource, scene, PROMPTS, lambda: told.append(None))
     assert (timed.tokens, len(told)) == (2 * 11, 2)
 

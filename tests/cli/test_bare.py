@@ -19,15 +19,16 @@ PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 BARE = """
 import sys
 
+absent = set(sys.argv.pop(1).split(","))
+
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[1].split(","):
+        if name.partition(".")[0] in absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
 from pipedec.cli import app
 from pipedec.models import hub
-sys.argv[1:2] = []
 app()
 """
 

@@ -1,30 +1,17 @@
-"""`pipedec doctor` as a user runs it: on a file, and on a real pipeline of processes with a tiny model."""
+"""`pipedec doctor` as a user runs it, but for a running pipeline, which is examined in `test_up`."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from benchmarks.up import running
 from tests.cli.test_client import endpoint
 from tests.cli.test_commands import run
-
-
-@pytest.fixture(scope="module")
-def url(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The endpoint of a running pipeline that asks for a key."""
-    key = tmp_path_factory.mktemp("key") / "key"
-    key.write_text("secret")
-    resource = yaml.safe_load(manifest.read_text())
-    with running(resource, "--api-key-file", str(key)) as up:
-        yield up.url
 
 
 def checks(text: str) -> dict[str, dict[str, str]]:
@@ -53,25 +40,6 @@ def test_a_bad_one_ends_with_two_and_says_what_to_do(manifest: Path, tmp_path: P
     code, out, _ = run("doctor", "-f", str(bad))
     assert code == 2
     assert re.search(r"^  fail  draft .*\n {14,}-> Write 4 or less$", out, re.MULTILINE)
-
-
-def test_a_running_pipeline_is_examined(manifest: Path, url: str, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.write_text("secret\n")
-    code, out, err = run("doctor", "-f", str(manifest), "--url", url, "--api-key-file", str(key), "--json")
-    assert code == 0, out + err
-    found = checks(out)
-    assert found["completion"]["message"].startswith("one token in ")
-    assert found["models"]["message"] == "tiny (up to 128 tokens)"
-    assert found["stages"]["message"] == "2 stages, none was ever lost"
-    assert found["hit rate"]["level"] == "skip"
-    assert found["KV slots"]["level"] == "ok"
-
-
-def test_a_key_that_is_missing_is_asked_for(url: str) -> None:
-    code, out, _ = run("doctor", "--url", url, "--json")
-    assert code == 2
-    assert checks(out)["models"]["remedy"] == "Give it with --api-key-file"
 
 
 def test_an_endpoint_that_is_not_there_is_said() -> None:

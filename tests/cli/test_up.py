@@ -1,4 +1,4 @@
-"""`pipedec up` and `pipedec generate` as a user runs them, with the real services and a tiny model."""
+"""`pipedec up`, `generate` and `doctor` as a user runs them, with the real services and a tiny model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
+from tests.cli.test_commands import run
+from tests.cli.test_doctor import checks
 from tests.tiny import reference_greedy
 
 PIPEDEC = (sys.executable, "-m", "pipedec.cli")
@@ -69,9 +71,17 @@ class Up:
         return code
 
 
-@pytest.fixture
-def up(manifest: Path) -> Iterator[Up]:
-    running = Up("-f", str(manifest), "--port", "0")
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("key") / "key"
+    file.write_text("secret\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def up(manifest: Path, key: Path) -> Iterator[Up]:
+    """For all tests here; the last one ends it."""
+    running = Up("-f", str(manifest), "--port", "0", "--api-key-file", str(key))
     try:
         yield running
     finally:
@@ -79,22 +89,44 @@ def up(manifest: Path) -> Iterator[Up]:
         running.process.wait()
 
 
+@pytest.fixture(scope="module")
+def url(up: Up) -> str:
+    return up.until(r"tiny is served at (http://127\.0\.0\.1:\d+)/v1 by 2 stages")[1]
+
+
 def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = (*PIPEDEC, "generate", "--raw", "--max-tokens", "24", PROMPT, *arguments)
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_it_serves_survives_a_killed_stage_and_ends_cleanly(up: Up, expected: str) -> None:
-    url = up.until(r"tiny is served at (http://127\.0\.0\.1:\d+)/v1 by 2 stages")[1]
-    answer = generate("--url", url)
+def test_the_doctor_examines_it(manifest: Path, url: str, key: Path) -> None:
+    code, out, err = run("doctor", "-f", str(manifest), "--url", url, "--api-key-file", str(key), "--json")
+    assert code == 0, out + err
+    found = checks(out)
+    assert found["completion"]["message"].startswith("one token in ")
+    assert found["models"]["message"] == "tiny (up to 128 tokens)"
+    assert found["stages"]["message"] == "2 stages, none was ever lost"
+    assert found["hit rate"]["level"] == "skip"
+    assert found["KV slots"]["level"] == "ok"
+
+
+def test_the_doctor_asks_for_a_key_that_is_missing(url: str) -> None:
+    code, out, _ = run("doctor", "--url", url, "--json")
+    assert code == 2
+    assert checks(out)["models"]["remedy"] == "Give it with --api-key-file"
+
+
+def test_it_answers(url: str, key: Path, expected: str) -> None:
+    answer = generate("--url", url, "--api-key-file", str(key))
     assert (answer.returncode, answer.stdout) == (0, expected + "\n")
     assert re.search(r"24 tokens in .* tokens/s.*hit rate \d+%, \d\.\d\d tokens per step", answer.stderr)
 
+
+def test_it_survives_a_killed_stage_and_ends_cleanly(up: Up, url: str, key: Path, expected: str) -> None:
     up.services()["1"].send_signal(signal.SIGKILL)
     up.until("stage 1 was killed by SIGKILL; it is started again in 1 s")
     up.until("ready again")
-    assert generate("--url", f"{url}/v1/").stdout == expected + "\n"
-
+    assert generate("--url", f"{url}/v1/", "--api-key-file", str(key)).stdout == expected + "\n"
     assert up.interrupt() == 0
 
 

@@ -21,7 +21,8 @@ from tests.tiny import tiny_model
 pytestmark = needs_chromium
 
 KEY = "a key of letters"
-STAGES = 4
+STAGES = 2
+LOST = STAGES - 1
 STATUS = "document.getElementById('status').dataset.state"
 SHOWN = "document.getElementById('{}').checkVisibility()"
 
@@ -35,7 +36,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, key_file: Path) -> Iterator[Up]:
-    model = tiny_model(tmp_path_factory.mktemp("model"), layers=2 * STAGES, context=4096)
+    model = tiny_model(tmp_path_factory.mktemp("model"), layers=8, context=4096)
     resource = {
         "apiVersion": "pipedec.dev/v1alpha1",
         "kind": "PipeDecDeployment",
@@ -109,7 +110,7 @@ def test_answering(answering: Page, pictures: Path) -> None:
     page.until("/tokens\\/s/.test(document.getElementById('ours').textContent)")
     page.until("document.getElementById('hit-rate').textContent.endsWith('%')")
     assert text(page, "running") == "1"
-    assert "stage 3" in page.evaluate("document.getElementById('lanes').getAttribute('aria-label')")
+    assert f"stage {STAGES - 1}" in page.evaluate("document.getElementById('lanes').getAttribute('aria-label')")
     page.until("document.getElementById('tree').textContent.length > 20")  # texts: it is this machine's own page
     page.picture(pictures / "live-running.png")
     page.look(1280, 900, dark=True)
@@ -171,10 +172,10 @@ def test_pause_and_slow_motion_by_keyboard(answering: Page) -> None:
 
 def test_a_lost_stage_is_plain_to_see_and_so_is_its_return(answering: Page, up: Up, pictures: Path) -> None:
     page = answering
-    up.processes()["stage 2"].send_signal(signal.SIGKILL)
-    page.until(f"{STATUS} === 'lost' && /2/.test(document.getElementById('status').textContent)")
+    up.processes()[f"stage {LOST}"].send_signal(signal.SIGKILL)
+    page.until(f"{STATUS} === 'lost' && /{LOST}/.test(document.getElementById('status').textContent)")
     page.until(SHOWN.format("alert"))
-    assert text(page, "alert").startswith(f"Stage 2 of {STAGES} is lost.")
+    assert text(page, "alert").startswith(f"Stage {LOST} of {STAGES} is lost.")
     assert page.evaluate(SHOWN.format("faults-panel"))
     page.picture(pictures / "live-lost.png")
     page.until(f"{STATUS} === 'working' && /^Whole again after/.test(document.getElementById('alert').textContent)")
