@@ -80,6 +80,8 @@ def test_users_roles_include_the_resource() -> None:
     assert {label.rpartition("-")[2] for label in roles} == {"view", "edit", "admin"}
     view = roles["rbac.authorization.k8s.io/aggregate-to-view"]["rules"][0]
     assert view["verbs"] == ["get", "list", "watch"]
+    # `kubectl scale --current-replicas` reads first, and an edit role has what a view role has.
+    assert {f"pipedecdeployments{each}" for each in ("", "/scale", "/status")} == set(view["resources"])
 
 
 @pytest.mark.parametrize(
