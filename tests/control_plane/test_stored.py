@@ -13,7 +13,7 @@ import yaml
 from pipedec.spec.crd import crd
 from pipedec_operator.names import Object
 from tests.control_plane.live import Lab
-from tests.control_plane.test_chart import render
+from tests.control_plane.test_chart import CHART, render
 
 pytestmark = pytest.mark.e2e
 
@@ -55,3 +55,9 @@ def test_the_chart_is(lab: Lab) -> None:
             assert list(lost(each, stored(lab, each["kind"], each["metadata"]["name"]))) == []
     finally:
         kubectl(lab, "delete", "--wait=false", "--filename=-", given=given)
+
+
+def test_a_resource_is(lab: Lab) -> None:
+    written = yaml.safe_load((CHART.parents[1] / "examples" / "smollm2.yaml").read_text())
+    lab.write(written)
+    assert list(lost(written, stored(lab, "pipedecdeployment", written["metadata"]["name"]))) == []
