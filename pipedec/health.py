@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry
 
 from pipedec.errors import PipeDecError
+from pipedec.listening import listen
 from pipedec.metrics import expose
 
 PATIENCE_SECONDS = 60.0  # the longest time between two layers, or two batches, that still counts as progress
@@ -53,7 +54,7 @@ class HealthServer(AbstractContextManager["HealthServer"]):
 
         Handler.health, Handler.registry = health, registry
         try:
-            self._server = _Server((host, port), Handler)
+            self._server = _Server(host, port, Handler)
         except OSError as error:
             raise PipeDecError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         self.port: int = self._server.server_address[1]
@@ -71,6 +72,12 @@ class HealthServer(AbstractContextManager["HealthServer"]):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__((host, port), handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listen(host, port)
+        self.server_address = self.socket.getsockname()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away before its answer, as a kubelet does when its time is over, is no fault of ours."""

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from draft_service.api.connections import Connection, ConnectionLimits
+from pipedec.listening import listen
 
 KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep idle connections: they, not we, close them
 
@@ -33,7 +34,7 @@ async def serve(
     be had.
     """
     limits = limits or ConnectionLimits()
-    listener = _listen(host, port)
+    listener = listen(host, port)
     limits.apply_to(listener)
     config = uvicorn.Config(
         app,
@@ -71,10 +72,3 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self._on_listening is not None and sockets:
             self._on_listening(sockets[0].getsockname()[1])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket at `host:port`; `::` takes IPv4 too."""
-    if ":" not in host:
-        return socket.create_server((host, port), backlog=2048)
-    return socket.create_server((host, port), family=socket.AF_INET6, backlog=2048, dualstack_ipv6=host == "::")

@@ -46,7 +46,7 @@ def main(
             help="A label of every PodMonitor, by which a Prometheus selects it. May be repeated.", metavar="KEY=VALUE"
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Where /healthz, /readyz and /metrics listen.")] = "0.0.0.0",
+    host: Annotated[str, typer.Option(help="Where /healthz, /readyz and /metrics listen.")] = "::",
     port: Annotated[int, typer.Option(help="Their port; 0: any free one.")] = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Resources worked on at the same time.")] = 4,
     resync_seconds: Annotated[float, typer.Option(min=1, help="How often every resource is looked at anyway.")] = 300,

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from pipedec.words import counted
-from pipedec_operator.names import Object
+from pipedec_operator.names import DRAFT, STAGE, Object
 
 UNSCHEDULABLE, IMAGE, CONFIG, CRASHED = "Unschedulable", "ImagePullError", "ContainerConfigError", "StageCrashed"
 MODEL_NOT_FOUND, MODEL_AUTH, MODEL_DOWNLOAD = "ModelNotFound", "AuthFailed", "ModelDownloadFailed"
@@ -37,7 +37,7 @@ class Cause(NamedTuple):
 def cause_of(pod: Object | None, workload: Object | None) -> Cause | None:
     """Why the pod of a Deployment is not ready; None if it is. Both as observed, None where there is none yet."""
     if pod is None:
-        return _without_pod(workload)
+        return _not_created(workload) or Cause(WAITING, "has no pod yet" if workload else "is being created")
     if is_ready(pod):
         return None
     status = pod.get("status", {})
@@ -47,12 +47,14 @@ def cause_of(pod: Object | None, workload: Object | None) -> Cause | None:
     scheduled = condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
         return Cause(UNSCHEDULABLE, f"pod {name} cannot be placed: {scheduled.get('message', 'no node fits')}")
+    if ended(pod) and (refused := _not_created(workload)):  # there will be none in its place
+        return refused
     if status.get("phase") == "Failed" and (status.get("reason") or not status.get("containerStatuses")):
         return Cause(EVICTED, f"pod {name}: {status.get('reason', 'Failed')}: {status.get('message', '')}")
-    for container in status.get("containerStatuses", ()):
+    for container in _unfinished(status):
         if found := _container_cause(name, container):
             return found
-    return Cause(WAITING, f"pod {name} is {_stage_of_start(status)}")
+    return Cause(WAITING, f"pod {name} {_stage_of_start(pod)}")
 
 
 def lost_again(pods: Collection[Object]) -> Cause | None:
@@ -77,38 +79,51 @@ def _preceded(pod: Object, successor: Object) -> bool:
     return old["labels"].get(_TEMPLATE) == new["labels"].get(_TEMPLATE) and made - then < _LATELY
 
 
-def _without_pod(workload: Object | None) -> Cause:
-    if workload is None:
-        return Cause(WAITING, "is being created")
-    failure = condition(workload.get("status", {}), "ReplicaFailure")
-    if failure.get("status") == "True":
-        return Cause(NOT_CREATED, f"its pod cannot be created: {failure.get('message', '')}"[:_MAX_MESSAGE])
-    return Cause(WAITING, "has no pod yet")
+def _not_created(workload: Object | None) -> Cause | None:
+    failure = condition(workload.get("status", {}), "ReplicaFailure") if workload else {}
+    if failure.get("status") != "True":
+        return None
+    return Cause(NOT_CREATED, f"its pod cannot be created: {failure.get('message', '')}"[:_MAX_MESSAGE])
+
+
+def _unfinished(status: Object) -> list[dict[str, Any]]:
+    """A pod's containers in the order they start, those that others added (a mesh's) among them, but for the initial
+    ones that have done what they were for."""
+    initial = [
+        each
+        for each in status.get("initContainerStatuses", ())
+        if each.get("state", {}).get("terminated", {}).get("exitCode") != 0
+    ]
+    return [*initial, *status.get("containerStatuses", ())]
 
 
 def _container_cause(pod: str, container: dict[str, Any]) -> Cause | None:
     state = container.get("state", {})
     waiting = state.get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    ours = container.get("name") in (STAGE, DRAFT)
+    who = f"pod {pod}" if ours else f"container {container.get('name')} of pod {pod}, which is none of PipeDec's,"
     if reason in IMAGE_REASONS:
-        return Cause(IMAGE, f"pod {pod} cannot pull image {container.get('image', '')}: {reason}: {message}")
+        return Cause(IMAGE, f"{who} cannot pull image {container.get('image', '')}: {reason}: {message}")
     if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
-        return Cause(CONFIG, f"pod {pod} cannot start: {reason}: {message}")
+        return Cause(CONFIG, f"{who} cannot start: {reason}: {message}")
     ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
     if ended is None:
         return None
     restarts = container.get("restartCount", 0)
-    cause = _end_cause(pod, ended, restarts)
+    cause = _end_cause(who, ours, ended, restarts)
     # One that is started again is as it was, if it will end in the same way, or has done so again and again.
     lasts = cause.reason in MODEL_CAUSES | {INVALID} or restarts >= _OFTEN
     return cause if lasts or state.get("terminated") or reason == "CrashLoopBackOff" else None
 
 
-def _end_cause(pod: str, ended: dict[str, Any], restarts: int) -> Cause:
+def _end_cause(who: str, ours: bool, ended: dict[str, Any], restarts: int) -> Cause:
     lines = str(ended.get("message", "")).strip().splitlines()
     last = lines[-1] if lines else "no message; see its log"
     code = ended.get("exitCode")
-    how = f"pod {pod} ended with exit code {code} ({counted(restarts, 'restart')})"
+    how = f"{who} ended with exit code {code} ({counted(restarts, 'restart')})"
+    if not ours:
+        return Cause(CRASHED, f"{how}: {ended.get('reason', '')}: {last}"[:_MAX_MESSAGE])
     if ended.get("reason") == "OOMKilled":
         return Cause(OUT_OF_MEMORY, f"{how}: out of memory; raise resources.limits.memory or use more stages")
     return Cause(_classified(last), f"{how}: {last}"[:_MAX_MESSAGE])
@@ -129,10 +144,17 @@ def _classified(line: str) -> str:
     return MODEL_NOT_FOUND
 
 
-def _stage_of_start(status: Object) -> str:
+def _stage_of_start(pod: Object) -> str:
+    status, spec = pod.get("status", {}), pod.get("spec", {})
+    if not spec.get("nodeName"):
+        scheduler = spec.get("schedulerName", "default-scheduler")
+        return f"waits to be placed by the scheduler {scheduler}; if that lasts, is there one of that name?"
+    if condition(status, "ContainersReady").get("status") == "True":
+        # Who else has a say in it, by a readiness gate, leaves a message. A lost node's kubelet cannot.
+        return f"is not ready: {condition(status, 'Ready').get('message') or 'its node does not answer'}"
     if status.get("phase") == "Running":
-        return "running, and not ready: it loads its layers or waits for the others"
-    return "starting: its image is pulled and its volumes are mounted; if that lasts, `kubectl describe` tells why"
+        return "is running, and not ready: it loads its layers or waits for the others"
+    return "is starting: its image is pulled and its volumes are mounted; if that lasts, `kubectl describe` tells why"
 
 
 def condition(status: Object, kind: str) -> dict[str, Any]:

@@ -159,6 +159,7 @@ def _workloads(
             names.workload(name, group, stage),
             spec={
                 "replicas": 0 if spec.suspend else 1,
+                "paused": False,  # by `kubectl rollout pause`: no change would ever reach its pod
                 "minReadySeconds": MIN_READY_SECONDS,
                 "strategy": {"type": "Recreate"},  # a surge pod would wait for a device that this one holds
                 "revisionHistoryLimit": 2,

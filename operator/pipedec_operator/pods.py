@@ -18,6 +18,7 @@ from pipedec_operator.projection import revision
 MANIFEST_DIR, KEYS_DIR, API_KEY_DIR = Path("/etc/pipedec"), Path("/var/run/pipedec/keys"), Path("/var/run/pipedec/api")
 CACHE_DIR, CLAIMS_DIR = Path("/var/cache/pipedec"), Path("/var/run/pipedec/claims")
 OWN_VOLUMES = frozenset({"manifest", "keys"})  # of the ConfigMap and the Secret that the operator makes
+EVERY_ADDRESS = "::"  # whichever family the cluster gives pods
 USER = 10001  # the images' own
 LOADING_SECONDS = 3600  # a kubelet kills a container that has not answered /healthz once by then
 PROBE_PATHS = {STAGE: ("/healthz", "/readyz"), DRAFT: ("/health", "/ready")}  # alive, ready
@@ -168,7 +169,7 @@ def config(resource: PipeDecDeployment, pod: Pod, namespace: str) -> ProcessConf
     """What a pod's program is told by its environment (its own address excepted, which only the kubelet knows)."""
     common: dict[str, Any] = {
         "manifest": MANIFEST_DIR / "manifest.yaml",
-        "bind_host": "0.0.0.0",
+        "bind_host": EVERY_ADDRESS,
         "keys_dir": KEYS_DIR,
         "model_cache": CACHE_DIR,
         "claims_dir": CLAIMS_DIR,
@@ -178,7 +179,7 @@ def config(resource: PipeDecDeployment, pod: Pod, namespace: str) -> ProcessConf
             **common,
             control_port=names.CONTROL_PORT,
             verdict_port=names.VERDICT_PORT,
-            http_host="0.0.0.0",
+            http_host=EVERY_ADDRESS,
             drain_notice=DRAIN_NOTICE_SECONDS,
             api_key_file=API_KEY_DIR / "key" if resource.spec.serving.api_key_secret_ref else None,
         )

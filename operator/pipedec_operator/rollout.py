@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from pipedec_operator import names
 from pipedec_operator.causes import ended, is_ready
@@ -15,6 +16,7 @@ from pipedec_operator.names import Object
 from pipedec_operator.plan import Action, Apply, Delete, terminating
 from pipedec_operator.pods import http_port
 
+_LOST_AFTER = timedelta(minutes=1)
 _NEEDED_BY_PODS = frozenset({names.CONFIG_MAP.kind, names.SERVICE.kind})
 
 
@@ -133,8 +135,10 @@ def _rolled_out(workload: Object) -> bool:
 
 
 def _lost(pod: Object, now: str) -> bool:
-    """Whether a pod should have ended by now: its node does not answer, and may never do."""
-    return bool(pod["metadata"].get("deletionTimestamp", now) < now)
+    """Whether a pod should have ended long ago: its node does not answer, and may never do. The clocks of the API
+    server, who said when it should, and of the operator may differ."""
+    told = pod["metadata"].get("deletionTimestamp")
+    return told is not None and datetime.fromisoformat(now) - datetime.fromisoformat(told) > _LOST_AFTER
 
 
 def _group(child: Object) -> str:

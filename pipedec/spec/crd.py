@@ -50,7 +50,9 @@ def crd() -> dict[str, Any]:
             },
         },
         "additionalPrinterColumns": [
-            {"name": name, "type": kind, "priority": priority, "jsonPath": path, "description": text}
+            {"name": name, "type": kind, "jsonPath": path, "description": text}
+            # The API server drops a 0, and tools that deploy from a repository would miss it for ever.
+            | ({"priority": priority} if priority else {})
             for name, kind, priority, path, text in _COLUMNS
         ],
     }

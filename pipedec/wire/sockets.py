@@ -13,6 +13,7 @@ arrives is decoded and checked; what is malformed is counted and dropped.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +27,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 from pipedec.errors import PipeDecError, ProtocolError
+from pipedec.listening import known
 from pipedec.logs import fields
 from pipedec.wire import codec
 from pipedec.wire.codec import MAX_HEADER_BYTES, BatchFrames, Buffer, FromHead, FromStage
@@ -52,11 +54,18 @@ POLICY: Final[dict[str, int | bytes]] = {
     "handshake_ivl": 5000,  # a connection that has not finished its handshake by then is cut
     "copy_threshold": NO_COPY_BYTES,
 }
+_IPV4 = re.compile(r"[0-9.]+(:|$)")
 _HANDSHAKES = zmq.Event.ACCEPTED | zmq.Event.HANDSHAKE_SUCCEEDED
 
 T = TypeVar("T")
 _Socket = zmq.Socket[bytes]
 _log = logging.getLogger(__name__)
+
+
+def _in_address(host: str) -> str:
+    """A host as an address has it: IPv6 in brackets."""
+    host = host.strip("[]")
+    return f"[{host}]" if ":" in host else host
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +110,15 @@ class Transport(AbstractContextManager["Transport"]):
 
     def bind(self, kind: int, where: Bind, **policy: int | bytes) -> _Socket:
         """A socket that listens, with keys and policy. Raises `PipeDecError` when the address cannot be had."""
-        bound = self._open(kind, where.host, policy)
+        host = _in_address(known(where.host))
+        bound = self._open(kind, host, policy)
         if self._keys is not None:
             bound.curve_server = True
             bound.curve_secretkey = self._keys.server.secret
             bound.zap_domain = ZAP_DOMAIN.encode()
             bound.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a handler, nobody gets in
         try:
-            bound.bind(f"tcp://{where.host}:{where.port}")
+            bound.bind(f"tcp://{host}:{where.port}")
         except zmq.ZMQError as error:
             bound.close()
             raise PipeDecError(f"cannot listen on {where.host}:{where.port}: {error.strerror}") from error
@@ -132,7 +142,9 @@ class Transport(AbstractContextManager["Transport"]):
 
     def _open(self, kind: int, host: str, policy: dict[str, int | bytes]) -> _Socket:
         opened = self._context.socket(kind)
-        for option, value in (POLICY | {"ipv6": host.startswith("[")} | policy).items():
+        # A name may be of either: with IPv6 libzmq takes what addresses there are, without it those of IPv4 alone.
+        ipv6 = _IPV4.match(host) is None
+        for option, value in (POLICY | {"ipv6": ipv6} | policy).items():
             setattr(opened, option, value)
         return opened
 
@@ -228,8 +240,7 @@ class _Bound(Link):
         bound = transport.bind(kind, where, **policy)
         super().__init__(transport, bound, transport.monitor(bound))
         port = bound.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0").rpartition(":")[2]
-        host = (where.advertise or where.host).strip("[]")
-        self.address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        self.address = f"tcp://{_in_address(where.advertise or where.host)}:{port}"
 
 
 class ControlServer(_Bound):

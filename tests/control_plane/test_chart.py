@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -80,6 +81,8 @@ def test_users_roles_include_the_resource() -> None:
     assert {label.rpartition("-")[2] for label in roles} == {"view", "edit", "admin"}
     view = roles["rbac.authorization.k8s.io/aggregate-to-view"]["rules"][0]
     assert view["verbs"] == ["get", "list", "watch"]
+    # `kubectl scale --current-replicas` reads first, and an edit role has what a view role has.
+    assert {f"pipedecdeployments{each}" for each in ("", "/scale", "/status")} == set(view["resources"])
 
 
 @pytest.mark.parametrize(
@@ -177,6 +180,15 @@ def test_names_that_look_like_numbers_stay_names(release: str, namespace: str, v
 def test_a_long_name_still_makes_labels(length: int) -> None:
     for each in render(f"nameOverride={'n' * length}"):
         assert all(len(value) <= 63 for value in each["metadata"]["labels"].values())
+
+
+def test_a_version_with_a_build_still_makes_labels(tmp_path: Path) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "pipedec")
+    about = (chart / "Chart.yaml").read_text()
+    (chart / "Chart.yaml").write_text(about.replace("ersion: 0.1.0", f"ersion: 0.1.0+{'a1b2c3.' * 9}d4"))
+    for each in render("metrics.podMonitor.enabled=true", chart=chart):
+        for value in each["metadata"]["labels"].values():
+            assert re.fullmatch(r"[a-zA-Z0-9]([-._a-zA-Z0-9]{0,61}[a-zA-Z0-9])?", value), value
 
 
 def test_the_test_goes_where_the_operator_goes() -> None:

@@ -72,6 +72,10 @@ def _strategy(child: Object) -> None:
     child["spec"]["strategy"] = {"type": "RollingUpdate"}
 
 
+def _pause(child: Object) -> None:
+    child["spec"]["paused"] = True
+
+
 def _root(child: Object) -> None:
     child["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] = False
 
@@ -103,6 +107,7 @@ def _budget(child: Object) -> None:
         ("deployments", _image),
         ("deployments", _environment),
         ("deployments", _strategy),
+        ("deployments", _pause),
         ("deployments", _root),
         ("services", _selector),
         ("services", _port),

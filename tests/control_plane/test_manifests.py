@@ -55,7 +55,7 @@ def test_a_draft_is_told_what_it_reads() -> None:
         None,
     )
     assert config.api_key_file is not None
-    assert config.http_host == "0.0.0.0"
+    assert (config.bind_host, config.http_host) == ("::", "::")
 
 
 @pytest.mark.parametrize("role", ["stage", "draft"])

@@ -262,6 +262,6 @@ def test_a_draft_pod_on_a_lost_node_is_not_waited_for_for_ever() -> None:
     world.ask(replicas=1, images={"stage": "other:1"})
     observed, draft = list(world.children.values()), next(filter(is_draft, world.pods.values()))
     actions = plan(world.desired, observed, OWNER.uid).actions
-    for deadline, waits in ((LATER, True), (BEFORE, False)):
+    for deadline, waits in ((LATER, True), ("2025-12-31T23:59:30Z", True), (BEFORE, False)):
         draft["metadata"]["deletionTimestamp"] = deadline
         assert bool(in_turn(actions, observed, world.pods.values(), NOW).later) is waits

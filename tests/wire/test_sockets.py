@@ -252,6 +252,18 @@ def test_addresses_from_peers_are_checked(open_transport: Open, address: str) ->
         DataSender(open_transport(INSECURE), address, credits=1)
 
 
+@pytest.mark.parametrize("six", [True, False])
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1", socket.gethostname()])
+def test_every_address_is_listened_on(
+    open_transport: Open, keys: Keys, monkeypatch: pytest.MonkeyPatch, six: bool, peer: str
+) -> None:
+    if not socket.has_dualstack_ipv6() or (peer == "::1" and not six):
+        pytest.skip("without IPv6")
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: six)
+    transport = open_transport(keys)
+    sender_to(transport, verdict_receiver(transport, Bind("::", advertise=peer), credits=CREDITS))
+
+
 def test_a_pod_address_of_ipv6_is_told_in_brackets(open_transport: Open) -> None:
     transport = open_transport(INSECURE)
     control = ControlServer(transport, Bind("127.0.0.1", advertise="fd00::1"))

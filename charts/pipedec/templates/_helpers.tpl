@@ -18,13 +18,18 @@ app.kubernetes.io/name: {{ include "pipedec.name" . }}-operator
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{- /* A version as a label has it: one that `helm package --version` gave a build (0.1.0+a1b2c3) could not be one. */ -}}
+{{- define "pipedec.label" -}}
+{{- replace "+" "_" . | trunc 63 | trimAll "-_." -}}
+{{- end -}}
+
 {{- define "pipedec.labels" -}}
 {{ include "pipedec.selector" . }}
 app.kubernetes.io/component: operator
 app.kubernetes.io/part-of: pipedec
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "pipedec.label" .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+helm.sh/chart: {{ include "pipedec.label" (printf "%s-%s" .Chart.Name .Chart.Version) | quote }}
 {{- end -}}
 
 {{- define "pipedec.serviceAccount" -}}
