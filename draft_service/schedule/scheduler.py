@@ -292,8 +292,9 @@ class Scheduler:
 
     def _doubt(self, sequence: Sequence, reason: str) -> None:
         """Its logits were not sound. A prediction that overflows spoils all rows that share its attention, as a weight
-        of zero times infinity is NaN; the target alone would not have computed it, so what counts is what comes out
-        without predictions, in slots that are clean."""
+        of zero times infinity is NaN; so does a token of another prompt the beginning that both have. The target alone
+        would have computed neither, so what counts is what comes out without either, in slots that are clean."""
+        self._slots.forget(sequence.holding)
         if not sequence.suspicion.speculates:
             return self._fail(sequence, reason)
         sequence.suspicion.forswear()

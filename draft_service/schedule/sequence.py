@@ -118,7 +118,8 @@ class Sequence:
     def admitted(cls, id: int, entry: Waiting, pool: SlotPool, spare: int) -> Sequence | None:
         """With slots for what it was given; None unless `spare` others are left."""
         if entry.known is None or entry.seen != pool.version:
-            entry.known, entry.seen = pool.find(entry.given), pool.version
+            trusted = entry.given if entry.suspicion.speculates else []
+            entry.known, entry.seen = pool.find(trusted), pool.version
         holding = pool.admit(entry.num_given, entry.known, spare)
         return None if holding is None else cls(id, entry, holding)
 
@@ -154,8 +155,9 @@ class Sequence:
 
     def adopt(self, pool: SlotPool) -> None:
         """Reuse what was computed for other requests since this one had its place, as far as nobody was told yet."""
-        if self.target.committed < self.num_given and self.holding.seen != pool.version:
-            self._reuse(pool.adopt(self.holding, self.tokens[: self.num_given], self.target.committed))
+        told = self.target.committed
+        if told < self.num_given and self.holding.seen != pool.version and self.suspicion.speculates:
+            self._reuse(pool.adopt(self.holding, self.tokens[: self.num_given], told))
 
     def _reuse(self, known: range) -> None:
         self.target.computed[known.start : known.stop] = [True] * len(known)
