@@ -13,7 +13,7 @@ from pipedec.model.grammar import Matcher
 from pipedec.recall import Recall
 from pipedec.sampling_params import SamplingParams
 from pipedec.tree import NO_SLOT, Advance, Node, PredictionTree
-from pipedec.wire.messages import Commit, Op, Open, Prefill, Reuse, Row
+from pipedec.wire.messages import Close, Commit, Op, Open, Poison, Prefill, Reuse, Row
 
 MOST_REUSED = 2**16  # tokens of one batch, whose header has a limit,
 MOST_GRAMMAR = 2**18  # and bytes of grammars, of which
@@ -225,6 +225,12 @@ class Sequence:
             start += 1
         channel.committed = start
         return ops
+
+    def closed(self, channel: Channel, ops: list[Op]) -> list[Op]:
+        """What a channel is still to be told once this request is over: if it was not told of it yet, nothing at all."""
+        waits = any(isinstance(op, Open) and op.request == self.id for op in ops)
+        rest = [op for op in ops if isinstance(op, Poison) or op.request != self.id]
+        return [*rest, Close(self.id)] if channel.opened and not waits else rest
 
     def row(self, node: Node, channel: Channel) -> Row:
         """The node as a row of a channel's batch; ancestors that are committed there are left out."""
