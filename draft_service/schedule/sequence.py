@@ -227,7 +227,7 @@ class Sequence:
         return ops
 
     def closed(self, channel: Channel, ops: list[Op]) -> list[Op]:
-        """What a channel is still to be told once this request is over: if it was not told of it yet, nothing at all."""
+        """What a channel is still to be told once this request is over: if it was never told of it, nothing."""
         waits = any(isinstance(op, Open) and op.request == self.id for op in ops)
         rest = [op for op in ops if isinstance(op, Poison) or op.request != self.id]
         return [*rest, Close(self.id)] if channel.opened and not waits else rest
