@@ -78,11 +78,11 @@ def load_models(config: DraftConfig) -> LoadedModels:
     shape = model_shape(path)
     split = split_layers(spec, read_config(path))
     context, slots = spec.serving.context(shape.max_context), spec.kv_slots(shape.max_context)
-    if slots < context + 2:  # one request alone must fit, with a slot for its cursor and one in reserve
+    if slots < least_slots(context):
         raise ManifestError(
             "spec.serving.kvSlots",
             f"{slots} slots cannot hold one request of {context} tokens",
-            f"Write {context + 2} or more, or lower spec.serving.maxContext",
+            f"Write {least_slots(context)} or more, or lower spec.serving.maxContext",
         )
     draft = None
     if spec.policy != "none" and spec.draft is not None:
@@ -95,6 +95,11 @@ def load_models(config: DraftConfig) -> LoadedModels:
     tokenizer = load_tokenizer(path)
     grammars = Grammars.of(tokenizer.backend, shape.vocab_size)
     return LoadedModels(resource, split, ours, info, tokenizer, draft, grammars)
+
+
+def least_slots(context: int) -> int:
+    """With which one request alone fits: with a slot for its cursor, and one in reserve."""
+    return context + 2
 
 
 def _load_draft(
@@ -149,6 +154,8 @@ def assemble_head(config: DraftConfig, models: LoadedModels, transport: Transpor
         verdicts.address,
         first_epoch=int(time.time() * 1000),  # above every epoch of the heads before this one
         num_layers=models.split[-1][1],
+        least_slots=least_slots(models.info.context),
+        most_slots=spec.kv_slots(models.info.context),
     )
     cost, draft_cost = StepCost(), StepCost()
     policy = make_policy(

@@ -27,25 +27,12 @@ Item = Sequence[TokenEvent] | PipeDecError
 
 @dataclass(slots=True)
 class Stream:
-    """What one client has not read yet. `timer` ends the request at its deadline; None when it has ended."""
+    """What one client has not read yet. `timer` ends the request at its deadline."""
 
-    timer: asyncio.TimerHandle | None
+    timer: asyncio.TimerHandle
     items: asyncio.Queue[Item] = field(default_factory=asyncio.Queue)
     unread: int = 0
     paused: bool = False
-
-    def put(self, item: Item) -> None:
-        """The pipeline says something; an error, and a last token, are the last of it."""
-        if isinstance(item, PipeDecError) or item[-1].finish is not None:
-            self.end()
-        self.unread += 0 if isinstance(item, PipeDecError) else len(item)
-        self.items.put_nowait(item)
-
-    def end(self) -> None:
-        """The pipeline works on it no longer."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
 
 class PipelineEngine:
@@ -59,7 +46,8 @@ class PipelineEngine:
         self._head = head
         self._max_requests = max_requests
         self._timeout = timeout
-        self._streams: dict[int, Stream] = {}
+        self._running: dict[int, Stream] = {}  # by key; waiting ones too, but none that has ended
+        self._reading = 0  # clients, also of what has ended
         self._keys = itertools.count()
         self.leaving = False
         self._draining = False
@@ -93,14 +81,15 @@ class PipelineEngine:
         """
         if not self.accepting:
             raise UnavailableError(self.not_ready_reason, retry_after=5.0)
-        if (busy := sum(stream.timer is not None for stream in self._streams.values())) >= self._max_requests:
+        if (busy := len(self._running)) >= self._max_requests:
             message = f"{counted(busy, 'request')} running or waiting, which is the limit; try again later"
             raise UnavailableError(message, status=429)
         if len(request.prompt) + request.max_tokens > self.info.context:
             raise RequestError(f"prompt and max_tokens together exceed the context of {self.info.context} tokens")
         key = next(self._keys)
         stream = Stream(self._loop.call_later(self._timeout, lambda: self._expire(key)))
-        self._streams[key] = stream
+        self._running[key] = stream
+        self._reading += 1
         self._head.submit(key, request)
         finished = False
         try:
@@ -113,11 +102,11 @@ class PipelineEngine:
                     finished = event.finish is not None
                     yield event
         finally:
-            stream.end()
-            del self._streams[key]
+            self._end(key)
+            self._reading -= 1
             if not finished:
                 self._head.abort(key)
-            if not self._streams:
+            if not self._reading:
                 self._idle.set()
 
     def _read(self, key: int, stream: Stream) -> None:
@@ -135,17 +124,17 @@ class PipelineEngine:
         """Be no longer ready; after `notice` seconds take no new requests, let running ones end for `seconds`, then end
         the rest with an error."""
         self.leaving = True
-        _log.info("drain begun", extra=fields(requests=len(self._streams), seconds=seconds, notice=notice or None))
+        _log.info("drain begun", extra=fields(requests=self._reading, seconds=seconds, notice=notice or None))
         await asyncio.sleep(notice)
         self._draining = True
-        if self._streams:
+        if self._reading:
             self._idle.clear()
         else:
             self._idle.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
-        left = len(self._streams)
+        left = self._reading
         _log.log(logging.WARNING if left else logging.INFO, "drain ended", extra=fields(requests_cut=left))
         self._fail(UnavailableError("the service is shutting down", retry_after=5.0), None)
 
@@ -166,14 +155,23 @@ class PipelineEngine:
         for key, event in outputs:
             by_key.setdefault(key, []).append(event)
         for key, events in by_key.items():
-            if (stream := self._streams.get(key)) is None or stream.timer is None:
+            if (stream := self._running.get(key)) is None:
                 continue  # its client is gone, or it has ended
-            stream.put(events)
-            if stream.timer is not None and stream.unread > MAX_UNREAD and not stream.paused:
+            stream.unread += len(events)
+            stream.items.put_nowait(events)
+            if events[-1].finish is not None:
+                self._end(key)
+            elif stream.unread > MAX_UNREAD and not stream.paused:
                 stream.paused = True
                 self._head.pause(key)
 
     def _fail(self, error: PipeDecError, key: int | None) -> None:
-        for each, stream in self._streams.items():
-            if key in (None, each) and stream.timer is not None:
-                stream.put(error)
+        for each in list(self._running) if key is None else [key]:
+            if (stream := self._end(each)) is not None:
+                stream.items.put_nowait(error)
+
+    def _end(self, key: int) -> Stream | None:
+        """The pipeline works on it no longer; None if it did not any more."""
+        if (stream := self._running.pop(key, None)) is not None:
+            stream.timer.cancel()
+        return stream

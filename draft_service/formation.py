@@ -77,8 +77,9 @@ class Members:
     """The stages that have registered with this head.
 
     `first_epoch` must exceed every epoch of the heads before this one (milliseconds since 1970 will do), since
-    their batches may still be on the way. `num_layers`, when known, is where the last stage must end. Times are seconds
-    of any monotonic clock.
+    their batches may still be on the way. `num_layers`, when known, is where the last stage must end. An epoch has
+    `least_slots`, as one request may need, or more, up to `most_slots`, as the draft model has. Times are seconds of
+    any monotonic clock.
     """
 
     stages: int
@@ -86,6 +87,8 @@ class Members:
     verdict_address: str
     first_epoch: int
     num_layers: int | None = None
+    least_slots: int = 1
+    most_slots: int | None = None
     silence: float = SILENCE_SECONDS
     phase: Phase = field(default=Phase.GATHERING, init=False)
     epoch: int = field(init=False)  # the newest one that has begun; before the first, one less than it
@@ -209,8 +212,8 @@ class Members:
             return f"revision {offer.revision}, but the pipeline has {self.revision}: it was made from another manifest"
         if offer.stages != self.stages or offer.stage >= self.stages:
             return f"stage {offer.stage} of {offer.stages}, but the pipeline has stages 0 to {self.stages - 1}"
-        if offer.slots < 1:
-            return f"stage {offer.stage} offers no KV slots"
+        if offer.slots < self.least_slots:
+            return f"stage {offer.stage} offers {offer.slots} KV slots, but one request may need {self.least_slots}"
         if not is_address(offer.address):
             return f"stage {offer.stage} says it is at {offer.address!r}, not tcp://host:port"
         if offer.incarnation in self._replaced and self._present(offer.stage, now):
@@ -262,7 +265,8 @@ class Members:
         return []
 
     def _slots(self) -> int:
-        return min(member.offer.slots for member in self._members.values())
+        offered = min(member.offer.slots for member in self._members.values())
+        return offered if self.most_slots is None else min(offered, self.most_slots)
 
     def _formation(self, stage: int) -> Send:
         last = stage == self.stages - 1

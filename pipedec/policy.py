@@ -37,6 +37,7 @@ DRAFT_ROWS = 64  # of one run of the draft model
 DRAFT_FLOOR = 3e-3  # nodes less likely than this are not drafted,
 CHILD_FLOOR = math.log(1e-2)  # and children less likely, after their parent, are not kept: they would never be sent
 ROUNDING = 1e-6  # by which times that rise evenly may seem to rise less
+MAX_FORCED = 1024  # tokens that alone can come next: about as many as are ever in flight
 MAX_NODES = 4096  # of one tree, beyond which the draft model rests
 
 
@@ -228,7 +229,7 @@ class AdaptivePolicy:
             return
         cursor.recalled = text.matches()
         node, only = cursor, forced()
-        for token in only[: last - cursor.position]:
+        for token in only[: min(MAX_FORCED, last - cursor.position)]:
             node = tree.extend(node, token, 0.0)
         for rank, match in enumerate(cursor.recalled):
             if match.length >= least and (not only or match.tokens[0] == only[0]):

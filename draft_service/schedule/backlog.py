@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 
 from draft_service.schedule.sequence import Waiting
 
 
 class Backlog:
     """Who had a place before, and lost it, comes before those that never had one, and suspects come before all others,
-    since they must be alone. `len` counts all but the paused."""
+    since they must be alone. `len` counts all but the paused. However many there are, nothing takes longer."""
 
     def __init__(self) -> None:
-        self._suspects: deque[Waiting] = deque()
-        self._others: deque[Waiting] = deque()
-        self._paused: dict[int, Waiting] = {}  # by key
+        self._suspects: OrderedDict[int, Waiting] = OrderedDict()  # by key, as the others
+        self._others: OrderedDict[int, Waiting] = OrderedDict()
+        self._paused: dict[int, Waiting] = {}
 
     def __len__(self) -> int:
         return len(self._suspects) + len(self._others)
 
     def add(self, entry: Waiting) -> None:
         """A new request, at the end."""
-        self._others.append(entry)
+        self._others[entry.key] = entry
 
     def put_back(self, entry: Waiting) -> None:
         """At the front."""
-        (self._suspects if entry.suspicion.is_suspect else self._others).appendleft(entry)
+        line = self._suspects if entry.suspicion.is_suspect else self._others
+        line[entry.key] = entry
+        line.move_to_end(entry.key, last=False)
 
     def next(self) -> Waiting | None:
         """Whose turn it is."""
-        return next(iter(self._suspects or self._others), None)
+        return next(iter((self._suspects or self._others).values()), None)
 
     def remove(self, key: int) -> Waiting | None:
         """Take a request out, paused or not; None if it is not here."""
-        for line in (self._suspects, self._others):
-            if (found := next((entry for entry in line if entry.key == key), None)) is not None:
-                line.remove(found)
-                return found
-        return self._paused.pop(key, None)
+        found = (line.pop(key, None) for line in (self._suspects, self._others, self._paused))
+        return next((entry for entry in found if entry is not None), None)
 
     def pause(self, entry: Waiting) -> None:
         """Keep this one, whose turn does not come until `resume`."""

@@ -27,6 +27,7 @@ class Run:
     drafted: int = 0
     used: int = 0  # when it was looked at last
     holders: int = 0
+    known: bool = True  # whether it can be found
     after: dict[int, Run] = field(default_factory=dict)  # by the first token
 
     def path(self) -> list[Run]:
@@ -81,6 +82,19 @@ class PrefixCache:
             length += common
             held += common if run.holders else 0
         return Prefix(run, length, held)
+
+    def forget(self, run: Run) -> None:
+        """Let nobody find these tokens again, nor any that go on from their first run. Who holds them may go on."""
+        if not (path := run.path()) or not run.known:
+            return
+        first = path[0]
+        self._time += 1
+        del self._root.after[first.tokens[0]]
+        first.tokens[0] = -self._time  # which no request has
+        self._root.after[first.tokens[0]] = first
+        for each in _below(first):
+            each.known, each.used = False, 0
+        self._change()
 
     def _change(self) -> None:
         self.version = next(_VERSIONS)  # what was found in another one may not be there, or be all
@@ -145,11 +159,7 @@ class PrefixCache:
         return freed
 
     def _runs(self) -> Iterator[Run]:
-        stack = list(self._root.after.values())
-        while stack:
-            run = stack.pop()
-            yield run
-            stack.extend(run.after.values())
+        return (run for first in self._root.after.values() for run in _below(first))
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where an invariant is broken."""
@@ -162,6 +172,15 @@ class PrefixCache:
             assert run.before.after[run.tokens[0]] is run
             assert len(run.tokens) == len(run.slots) >= run.drafted >= 0
             assert run.holders >= sum(each.holders for each in run.after.values())
+
+
+def _below(first: Run) -> Iterator[Run]:
+    """This run and all that follow."""
+    stack = [first]
+    while stack:
+        run = stack.pop()
+        yield run
+        stack.extend(run.after.values())
 
 
 def _common(run: list[int], tokens: list[int], at: int) -> int:

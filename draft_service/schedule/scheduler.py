@@ -23,7 +23,7 @@ from pipedec.model.grammar import Grammars
 from pipedec.policy import Policy
 from pipedec.proposals import Proposals
 from pipedec.tree import NO_SLOT, Node
-from pipedec.wire.messages import Batch, Cancel, Close, Op, Poison, Prefill, Reuse, Row, Rows, TokenLogprobs, Verdict
+from pipedec.wire.messages import Batch, Cancel, Op, Poison, Prefill, Reuse, Row, Rows, TokenLogprobs, Verdict
 
 Output = tuple[int, TokenEvent]  # (key of the request, event)
 
@@ -292,8 +292,9 @@ class Scheduler:
 
     def _doubt(self, sequence: Sequence, reason: str) -> None:
         """Its logits were not sound. A prediction that overflows spoils all rows that share its attention, as a weight
-        of zero times infinity is NaN; the target alone would not have computed it, so what counts is what comes out
-        without predictions, in slots that are clean."""
+        of zero times infinity is NaN; so does a token of another prompt the beginning that both have. The target alone
+        would have computed neither, so what counts is what comes out without either, in slots that are clean."""
+        self._slots.forget(sequence.holding)
         if not sequence.suspicion.speculates:
             return self._fail(sequence, reason)
         sequence.suspicion.forswear()
@@ -334,14 +335,12 @@ class Scheduler:
         del self.running[sequence.id]
         # Its slots may be given to a row of the batch being composed: a pending prefill must not write them too.
         pending = [op.start for op in self._ops if isinstance(op, Prefill) and op.request == sequence.id]
-        self._ops = [op for op in self._ops if not (isinstance(op, Prefill) and op.request == sequence.id)]
         computed = min([sequence.num_computed, *pending]) if keep else 0
         self._bury(sequence, sequence.tree.root.subtree())
         self._slots.free(sequence.node_slots())
         self._slots.release(sequence.holding, sequence.tokens[:-1], computed, sequence.draft.committed)
-        for channel, ops in ((sequence.target, self._ops), (sequence.draft, self._draft_batches.ops)):
-            if channel.opened:
-                ops.append(Close(sequence.id))
+        self._ops = sequence.closed(sequence.target, self._ops)
+        self._draft_batches.ops = sequence.closed(sequence.draft, self._draft_batches.ops)
 
     def _bury(self, sequence: Sequence, nodes: Iterable[Node]) -> None:
         """Stages need not compute these nodes any more; what was sent of them is waste, but for a cursor."""

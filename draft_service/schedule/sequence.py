@@ -13,7 +13,7 @@ from pipedec.model.grammar import Matcher
 from pipedec.recall import Recall
 from pipedec.sampling_params import SamplingParams
 from pipedec.tree import NO_SLOT, Advance, Node, PredictionTree
-from pipedec.wire.messages import Commit, Op, Open, Prefill, Reuse, Row
+from pipedec.wire.messages import Close, Commit, Op, Open, Poison, Prefill, Reuse, Row
 
 MOST_REUSED = 2**16  # tokens of one batch, whose header has a limit,
 MOST_GRAMMAR = 2**18  # and bytes of grammars, of which
@@ -118,7 +118,8 @@ class Sequence:
     def admitted(cls, id: int, entry: Waiting, pool: SlotPool, spare: int) -> Sequence | None:
         """With slots for what it was given; None unless `spare` others are left."""
         if entry.known is None or entry.seen != pool.version:
-            entry.known, entry.seen = pool.find(entry.given), pool.version
+            trusted = entry.given if entry.suspicion.speculates else []
+            entry.known, entry.seen = pool.find(trusted), pool.version
         holding = pool.admit(entry.num_given, entry.known, spare)
         return None if holding is None else cls(id, entry, holding)
 
@@ -154,8 +155,9 @@ class Sequence:
 
     def adopt(self, pool: SlotPool) -> None:
         """Reuse what was computed for other requests since this one had its place, as far as nobody was told yet."""
-        if self.target.committed < self.num_given and self.holding.seen != pool.version:
-            self._reuse(pool.adopt(self.holding, self.tokens[: self.num_given], self.target.committed))
+        told = self.target.committed
+        if told < self.num_given and self.holding.seen != pool.version and self.suspicion.speculates:
+            self._reuse(pool.adopt(self.holding, self.tokens[: self.num_given], told))
 
     def _reuse(self, known: range) -> None:
         self.target.computed[known.start : known.stop] = [True] * len(known)
@@ -223,6 +225,12 @@ class Sequence:
             start += 1
         channel.committed = start
         return ops
+
+    def closed(self, channel: Channel, ops: list[Op]) -> list[Op]:
+        """What a channel is still to be told once this request is over: if it was never told of it, nothing."""
+        waits = any(isinstance(op, Open) and op.request == self.id for op in ops)
+        rest = [op for op in ops if isinstance(op, Poison) or op.request != self.id]
+        return [*rest, Close(self.id)] if channel.opened and not waits else rest
 
     def row(self, node: Node, channel: Channel) -> Row:
         """The node as a row of a channel's batch; ancestors that are committed there are left out."""

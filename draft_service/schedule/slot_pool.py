@@ -99,7 +99,7 @@ class SlotPool:
         holding.seen, found = self._cache.version, self._cache.find(tokens)
         known = range(start, found.length)
         own = [holding.slots[i] for i in known if not holding.shared[i]]
-        if not own:
+        if not own or not holding.last.known:
             return range(0)
         self._cache.hold(found.last)
         self._cache.let_go(holding.last)
@@ -113,7 +113,7 @@ class SlotPool:
     def share(self, holding: Holding, tokens: list[int], drafted: int) -> None:
         """These tokens are computed: others may read them. Not if others know some of them by slots of their own: a
         run's tokens follow on those before, in one request's slots."""
-        if not self._caching:
+        if not self._caching or not holding.last.known:
             return
         found = self._cache.find(tokens)
         own = holding.shared.find(0)
@@ -142,7 +142,7 @@ class SlotPool:
         self.note_drafted(holding, min(computed, drafted))
         self._cache.let_go(holding.last)
         keep = range(0)
-        if self._caching and computed:
+        if self._caching and computed and holding.last.known:
             found = self._cache.find(tokens[:computed])
             keep = range(found.length, computed)
             if keep:
@@ -151,6 +151,10 @@ class SlotPool:
                 self._cache.add(found.last, tokens[keep.start : keep.stop], new, new_drafted)
         own = (i for i, shared in enumerate(holding.shared) if not shared)
         self.free([holding.slots[i] for i in own if i not in keep])
+
+    def forget(self, holding: Holding) -> None:
+        """What this request shares is not sound: nobody else is to begin with it."""
+        self._cache.forget(holding.last)
 
     def forget_draft(self) -> None:
         """The draft model's KV is empty."""

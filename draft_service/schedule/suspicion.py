@@ -8,8 +8,9 @@ lost for other reasons, so requests are told apart by an experiment:
     until it has decided `CLEARED` more tokens                             ->  it is cleared, and runs like any other
     lost `GUILTY` times alone, without a token since it was started anew   ->  it is ended, with an error
 
-Alone and without predictions a request does the same every time, so what is deterministic shows; and that two faults
-of another cause hit it between its start and its next token, twice in a row, is hardly possible.
+Alone, without predictions and without what was computed for others, a request does the same every time, so what is
+deterministic shows; and that two faults of another cause hit it between its start and its next token, twice in a row,
+is hardly possible.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Suspicion:
 
     @property
     def speculates(self) -> bool:
-        """Whether it may have predictions in flight."""
+        """Whether it may have predictions in flight, and begin with what was computed for others."""
         return not self.is_suspect and self.total < SPECULATES
 
     def lose(self, num_output: int, *, since_start: int, alone: bool) -> None:
@@ -58,7 +59,7 @@ class Suspicion:
         self._cleared_at = num_output + CLEARED
 
     def forswear(self) -> None:
-        """No more predictions for this request: one of them spoilt what was computed beside it."""
+        """Only what it says itself counts for this request: a prediction, or another request, spoilt what it read."""
         self.total = max(self.total, SPECULATES)
 
     def decide(self, num_output: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipedec.policy import Policy, PolicyName, make_policy
+from pipedec.policy import MAX_FORCED, Policy, PolicyName, make_policy
 from pipedec.proposals import Proposals
 from pipedec.recall import SHORTEST, SURE, Recall
 from pipedec.tree import Node, PredictionTree
@@ -160,6 +160,16 @@ def test_what_is_forced_is_certain_and_outranks_what_the_text_recalls() -> None:
     sent = [(node.token, tree.logprob(node)) for node in tree.root.subtree() if node is not tree.root]
     assert sent == [(5, 0.0), (6, 0.0)]
     policy.recall(tree, text, SHORTEST, last=8, forced=lambda: pytest.fail("asked again for the same cursor"))
+
+
+def test_of_a_long_forced_text_only_so_much_is_foreseen() -> None:
+    """Each cursor looks through all of it, and nobody else's is looked at meanwhile."""
+    tree, policy, text = PredictionTree(0, 0), make_policy("adaptive"), Recall([0])
+    forced = range(1, 10 * MAX_FORCED)
+    for token in forced[:3]:
+        policy.recall(tree, text, SHORTEST, last=10**6, forced=lambda: forced[tree.root.position :])
+        assert tree.num_nodes == MAX_FORCED + 1
+        assert tree.advance(token).foreseen
 
 
 def test_what_the_text_recalls_of_a_forced_beginning_goes_on() -> None:

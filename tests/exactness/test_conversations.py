@@ -13,6 +13,7 @@ from benchmarks.local import build_stages
 from benchmarks.simulation import Simulation
 from draft_service.generation import GenerationRequest
 from draft_service.schedule.scheduler import Limits, Scheduler
+from pipedec.errors import UnfinishableError
 from pipedec.model.execution import Execution
 from pipedec.policy import PolicyName, make_policy
 from pipedec.sampling_params import SamplingParams
@@ -70,6 +71,30 @@ def test_what_is_reused_counts_for_penalties(llama: Path) -> None:
     asked, said, scheduler = converse(llama, "adaptive", SAMPLED)
     assert said == run(llama, "none", 1, "", asked, prefix_cache=False)
     assert scheduler.counts.prefix_hits > 0
+
+
+@pytest.mark.parametrize("policy", ["none", "adaptive"])
+def test_a_prompt_that_overflows_spoils_no_other_that_begins_alike(llama: Path, policy: PolicyName) -> None:
+    """What it has in common with others was computed beside a token whose values are not numbers, and is known."""
+    scheduler = Scheduler(Limits(3, poison=True, prefill_chunk=64), make_policy(policy, width=8))
+    scheduler.lose_draft()
+    stages = build_stages(llama, 3, NUM_SLOTS)
+    executor = stages[0]._executor
+    with torch.inference_mode():
+        executor.model.architecture.embedding.weight[200] = torch.inf
+    simulation = Simulation(scheduler, stages, None, NUM_SLOTS, after_event=scheduler.check_integrity)
+    common = tuple(range(1, 40))
+    overflowing, *sound = (GenerationRequest((*common, token, 51), 12) for token in (200, 50, 52))
+    requests = dict(enumerate(sound))
+    with pytest.raises(UnfinishableError, match="the logits are nan"):
+        simulation.run({9: overflowing})
+    simulation.run(requests)
+    assert {key: simulation.generated[key].tokens for key in requests} == expected(llama, requests)
+    assert scheduler.counts.given_up == 1
+    simulation.run(later := {7: GenerationRequest((*common, 53), 12)})
+    assert simulation.generated[7].tokens == expected(llama, later)[7]
+    assert scheduler.counts.prefix_hits > 0
+    assert scheduler.num_slots_used == 0
 
 
 def test_turns_in_a_pool_that_is_always_full(llama: Path) -> None:

@@ -102,7 +102,7 @@ def test_every_registration_is_answered_with_the_newest_epoch() -> None:
         (offer(1, revision="r2"), "revision r2, but the pipeline has r1"),
         (offer(1, stages=4), "stage 1 of 4, but the pipeline has stages 0 to 2"),
         (offer(3), "stage 3 of 3, but the pipeline has stages 0 to 2"),
-        (offer(1, slots=0), "stage 1 offers no KV slots"),
+        (offer(1, slots=97), "stage 1 offers 97 KV slots, but one request may need 98"),
         (offer(0, layers=(1, 4)), "stage 0 begins with layer 1, not 0"),
         (offer(2, layers=(8, 11)), "stage 2 ends before layer 11, but the model has 12"),
         (offer(0, layers=(0, 3)), "layers 0-3 of stage 0 and 4-8 of stage 1 do not meet"),
@@ -112,13 +112,28 @@ def test_every_registration_is_answered_with_the_newest_epoch() -> None:
     ],
 )
 def test_a_stage_that_does_not_fit_is_refused_with_the_reason(wrong: Register, reason: str) -> None:
-    crowd = Members(3, "r1", "tcp://head:9", FIRST, num_layers=12)
+    crowd = Members(3, "r1", "tcp://head:9", FIRST, num_layers=12, least_slots=98)
     if wrong.stage != 1:
         enlist(crowd, offer(1))
     assert refusal(enlist(crowd, wrong)).startswith(reason)
     assert f"stage {wrong.stage} was refused: {reason}" in crowd.waiting_for(0.0) or wrong.stage > 2
     enlist(crowd, *(offer(stage) for stage in range(3)))
     assert crowd.epoch == FIRST
+
+
+def test_an_epoch_has_no_more_slots_than_the_draft_model() -> None:
+    """Stages that were started with another manifest may hold more: it would fail with the first of these."""
+    crowd = Members(3, "r1", "tcp://head:9", FIRST, most_slots=60)
+    begun = enlist(crowd, *(offer(stage) for stage in range(3)))
+    assert EpochBegun(FIRST, 60, "tcp://stage-0a:1") in begun
+    assert {formation.slots for formation in formations(begun).values()} == {60}
+
+
+def test_a_stage_that_comes_back_too_small_for_one_request_is_refused() -> None:
+    """That request would wait for ever, and all that came after it."""
+    crowd = Members(3, "r1", "tcp://head:9", FIRST, least_slots=98)
+    enlist(crowd, *(offer(stage) for stage in range(3)))
+    assert refusal(enlist(crowd, offer(1, incarnation="b", slots=50))).startswith("stage 1 offers 50 KV slots")
 
 
 def test_registering_twice_changes_nothing() -> None:

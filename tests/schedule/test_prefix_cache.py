@@ -113,6 +113,16 @@ class PoolMachine(RuleBasedStateMachine):
         computed = data.draw(st.sampled_from([0, len(tokens) // 2, len(tokens)]))
         self.pool.release(holding, tokens, computed, self.drafted.pop(id(holding)))
 
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        """Nobody begins with what this one shares; who does already goes on."""
+        holding, tokens = data.draw(st.sampled_from(self.running))
+        was_known = holding.last.known and holding.last.slots
+        self.pool.forget(holding)
+        if was_known:
+            assert self.pool.find(tokens).length == 0
+
     @rule()
     def forget_draft(self) -> None:
         self.draft_kv.clear()

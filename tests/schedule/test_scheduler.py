@@ -16,7 +16,7 @@ from draft_service.schedule.sequence import MOST_GRAMMAR, MOST_GRAMMARS
 from pipedec.policy import PolicyName, make_policy
 from pipedec.sampling_params import MAX_GRAMMAR, SamplingParams
 from pipedec.wire.codec import encode
-from pipedec.wire.messages import Decision, Open, Verdict
+from pipedec.wire.messages import Decision, Open, Prefill, Verdict
 from tests.symbolic import VOCABULARY, SymbolicDraft, SymbolicStage, continuation
 
 POLICIES: tuple[PolicyName, ...] = ("none", "static-tree", "pipedec", "adaptive")
@@ -233,6 +233,22 @@ def test_only_so_many_grammars_open_at_once() -> None:
         counts.append(len(batch.rows))
         scheduler.on_started(batch.step)
     assert counts == [MOST_GRAMMARS, MOST_GRAMMARS, 20 - 2 * MOST_GRAMMARS]
+
+
+def test_requests_that_left_before_anything_was_sent_leave_nothing_behind() -> None:
+    """Their grammars would take the room of all that follow; and a batch has room for so many ops."""
+    scheduler = Scheduler(Limits(4), make_policy("static-tree", width=4, children=3, depth=2))
+    scheduler.start_epoch(1, 256)
+    sampling = SamplingParams(grammar="x")
+    for key in range(2 * MOST_GRAMMARS):
+        scheduler.submit(key, GenerationRequest((1,), 4, sampling))
+    assert scheduler.compose() is None  # their cursors wait for trees
+    for key in range(2 * MOST_GRAMMARS):
+        scheduler.abort(key)
+    scheduler.submit(99, GenerationRequest((1, 2, 3), 4, sampling))
+    batch = scheduler.compose()
+    assert batch is not None
+    assert [type(op) for op in batch.ops] == [Open, Prefill]
 
 
 def test_grammars_of_cursors_that_are_held_do_not_pile_up() -> None:
