@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 
 class SlotAllocator:
@@ -44,14 +44,26 @@ class SlotAllocator:
         self.num_free -= 1
         return slot
 
-    def free(self, slots: Iterable[int]) -> None:
+    def free(self, slots: Sequence[int]) -> None:
         """Give slots back. Freeing a slot that is not in use is a bug in the caller, and raises."""
+        if len(slots) > 1 and self._free_run(slots[0], slots):
+            return
         for slot in slots:
             if not self._used[slot]:
                 raise ValueError(f"slot {slot} freed twice")
             self._used[slot] = 0
             self.num_free += 1
             self._lowest = min(self._lowest, slot)
+
+    def _free_run(self, first: int, slots: Sequence[int]) -> bool:
+        """Free slots in use that follow one another, all at once; False where they are not that."""
+        run, used = range(first, first + len(slots)), b"\1" * len(slots)
+        if slots[-1] != run[-1] or self._used[run.start : run.stop] != used or list(slots) != list(run):
+            return False
+        self._used[run.start : run.stop] = bytes(len(slots))
+        self.num_free += len(slots)
+        self._lowest = min(self._lowest, first)
+        return True
 
     def check_integrity(self) -> None:
         """Every slot is either free or in use. For tests, and for a service that is idle."""

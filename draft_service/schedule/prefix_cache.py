@@ -71,12 +71,13 @@ class PrefixCache:
         self.num_slots = 0
         self.num_idle = 0  # of these slots
 
-    def find(self, tokens: list[int]) -> Prefix:
-        """The longest beginning of `tokens` that is known."""
+    def find(self, tokens: list[int], end: int | None = None, known: Prefix | None = None) -> Prefix:
+        """The longest beginning of `tokens`, or of the first `end` of them, that is known. At least `known` is."""
         self._time += 1
-        run, length, held = self._root, 0, 0
-        while length < len(tokens) and (found := run.after.get(tokens[length])) is not None:
-            common = _common(found.tokens, tokens, length)
+        run, length, held = known or (self._root, 0, 0)
+        end = len(tokens) if end is None else end
+        while length < end and (found := run.after.get(tokens[length])) is not None:
+            common = _common(found.tokens, tokens, length, end)
             run = found if common == len(found.tokens) else _split(found, common)
             run.used = self._time
             length += common
@@ -183,9 +184,9 @@ def _below(first: Run) -> Iterator[Run]:
         stack.extend(run.after.values())
 
 
-def _common(run: list[int], tokens: list[int], at: int) -> int:
-    """How many tokens of a run are those from `at` on."""
-    following = tokens[at : at + len(run)]
+def _common(run: list[int], tokens: list[int], at: int, end: int) -> int:
+    """How many tokens of a run are those from `at` on, up to `end`."""
+    following = tokens[at : min(end, at + len(run))]
     if run == following:
         return len(run)
     pairs = enumerate(zip(run, following, strict=False))

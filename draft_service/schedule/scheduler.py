@@ -282,6 +282,9 @@ class Scheduler:
                 sequence = self.running.get(decision.request)
                 if sequence is None:  # finished or aborted while this was in flight
                     break
+                if not sequence.tree.root.sent:  # no row can have decided this
+                    self._put_back(sequence, keep=False)
+                    break
                 outputs.append((sequence.key, self._decide(sequence, token, logprob)))
             if (stuck := self.running.get(decision.request)) is not None:
                 if decision.failure:

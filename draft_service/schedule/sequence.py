@@ -157,7 +157,7 @@ class Sequence:
         """Reuse what was computed for other requests since this one had its place, as far as nobody was told yet."""
         told = self.target.committed
         if told < self.num_given and self.holding.seen != pool.version and self.suspicion.speculates:
-            self._reuse(pool.adopt(self.holding, self.tokens[: self.num_given], told))
+            self._reuse(pool.adopt(self.holding, self.tokens, told, self.num_given))
 
     def _reuse(self, known: range) -> None:
         self.target.computed[known.start : known.stop] = [True] * len(known)

@@ -14,11 +14,13 @@ _EVICTED = 64  # of so many slots one is given up at once, or more: looking for 
 @dataclass(slots=True)
 class Holding:
     """Where the K and V of a request's certain tokens lie, or will, but for the cursor's. Slots that are `shared` are
-    the cache's, held up to `last`. Further ones should lie from `start` on, near the others."""
+    the cache's, held up to `last`, with which the first `known` tokens end. Further slots should lie from `start` on,
+    near the others."""
 
     slots: list[int]
     shared: bytearray
     last: Run
+    known: int
     start: int
     seen: int  # the version of the cache in which it was looked for more to share
     noted: int = 0  # tokens that the cache was told the draft model has computed
@@ -91,22 +93,25 @@ class SlotPool:
         slots = [*known.last.all_slots(), *self._allocator.allocate(missing)]
         shared = bytearray(b"\1" * known.length + bytes(missing))
         start = 0 if not slots else slots[known.length] if missing else slots[-1]
-        return Holding(slots, shared, known.last, start, self._cache.version)
+        return Holding(slots, shared, known.last, known.length, start, self._cache.version)
 
-    def adopt(self, holding: Holding, tokens: list[int], start: int) -> range:
-        """The first of these tokens, none before `start`, that have become known meanwhile, and whose slots are now the
-        known ones."""
-        holding.seen, found = self._cache.version, self._cache.find(tokens)
-        known = range(start, found.length)
-        own = [holding.slots[i] for i in known if not holding.shared[i]]
-        if not own or not holding.last.known:
+    def adopt(self, holding: Holding, tokens: list[int], start: int, end: int) -> range:
+        """The first of these tokens, none before `start` or from `end` on, that have become known meanwhile, and whose
+        slots are now the known ones."""
+        holding.seen = self._cache.version
+        if not holding.last.known:
             return range(0)
+        found = self._cache.find(tokens, end, Prefix(holding.last, holding.known, 0))
+        known = range(max(start, holding.known), found.length)
+        if not known:
+            return range(0)
+        own = holding.slots[known.start : known.stop]
         self._cache.hold(found.last)
         self._cache.let_go(holding.last)
         slots = found.last.all_slots()
-        holding.slots[start : known.stop] = slots[start:]
-        holding.shared[start : known.stop] = b"\1" * len(known)
-        holding.last, holding.start = found.last, slots[-1]
+        holding.slots[known.start : known.stop] = slots[known.start :]
+        holding.shared[known.start : known.stop] = b"\1" * len(known)
+        holding.last, holding.known, holding.start = found.last, found.length, slots[-1]
         self.free(own)
         return known
 
@@ -122,7 +127,7 @@ class SlotPool:
         run = self._cache.add(found.last, tokens[own:], holding.slots[own:])
         self._cache.hold(run)
         self._cache.let_go(holding.last)
-        holding.last = run
+        holding.last, holding.known = run, len(tokens)
         holding.shared[own:] = b"\1" * (len(tokens) - own)
         self.note_drafted(holding, drafted)
 

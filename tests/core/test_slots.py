@@ -46,6 +46,8 @@ class SlotMachine(RuleBasedStateMachine):
     def free(self, data: st.DataObject) -> None:
         if self.used:
             slots = data.draw(st.lists(st.sampled_from(sorted(self.used)), unique=True))
+            if data.draw(st.booleans()):
+                slots.sort()  # as most are given
             self.allocator.free(slots)
             self.used -= set(slots)
 

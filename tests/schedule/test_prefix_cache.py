@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -92,7 +93,7 @@ class PoolMachine(RuleBasedStateMachine):
         """What nobody was told of yet may be another's: here nothing before `start` is."""
         holding, tokens = data.draw(st.sampled_from(self.running))
         start = data.draw(st.integers(self.drafted[id(holding)], len(tokens)))
-        known = self.pool.adopt(holding, tokens, start)
+        known = self.pool.adopt(holding, tokens, start, len(tokens))
         assert all(holding.shared[i] for i in known)
 
     @precondition(lambda self: self.running)
@@ -147,6 +148,38 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)
+
+
+class Seen(list[int]):
+    """Tokens that count how many of them were looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        self.looked_at += len(found) if isinstance(index, slice) else 1
+        return found
+
+
+def test_what_one_shares_already_is_not_looked_through_again() -> None:
+    """As often as anything changes, everybody who waits to be prefilled looks for more to share."""
+    common = list(range(5000))
+    pool = SlotPool(20_000, True, lambda slots: None)
+    first = pool.admit(len(common), pool.find(common), 0)
+    assert first is not None
+    pool.share(first, common, 0)
+    tokens = Seen([*common, 1, 2, 3])
+    waiting = pool.admit(len(tokens), pool.find(tokens), 0)
+    assert waiting is not None
+    tokens.looked_at = 0
+    for _ in range(100):
+        assert not pool.adopt(waiting, tokens, len(common), len(tokens))
+    other = pool.admit(5002, pool.find([*common, 1, 2]), 0)
+    assert other is not None
+    pool.share(other, [*common, 1, 2], 0)
+    assert pool.adopt(waiting, tokens, len(common), len(tokens)) == range(5000, 5002)
+    assert tokens.looked_at < 1000
+    pool.check_integrity([first, waiting, other], ())
 
 
 @dataclass

@@ -201,6 +201,28 @@ def test_predictions_do_not_hold_a_request_out_that_fits_beside_what_is_certain(
     check(simulation, {0: first, 1: second})
 
 
+@pytest.mark.parametrize("tokens", [(7, 7), (3, 4, 7, 7)])
+def test_tokens_that_no_row_can_have_decided_are_not_taken(tokens: tuple[int, ...]) -> None:
+    """A stage that is out of its mind must neither write an answer nor end the head: the request starts anew."""
+    scheduler = Scheduler(Limits(2), make_policy("none"))
+    scheduler.start_epoch(1, 32)
+    scheduler.submit(0, GenerationRequest((1, 2, 3), 4))
+
+    def decide(tokens: tuple[int, ...]) -> list[int]:
+        batch = scheduler.compose()
+        assert batch is not None
+        scheduler.on_started(batch.step)
+        (row,) = batch.rows
+        decided = scheduler.on_verdict(Verdict(1, batch.step, (Decision(row.request, tokens),)))
+        scheduler.check_integrity()
+        return [event.token for _, event in decided]
+
+    assert decide(tokens) == [tokens[0]]  # the cursor's own word; what follows was never sent
+    assert [decide((token,)) for token in (5, 6, 8)] == [[5], [6], [8]]
+    assert not scheduler.running
+    assert scheduler.num_slots_used == 0
+
+
 @pytest.mark.parametrize("prompt", [(1,), (1, 2, 3)])
 def test_grammars_wait_for_room_in_a_batch(prompt: tuple[int, ...]) -> None:
     """Ten of the longest are more than a header takes: some open with later batches, and have no rows before."""
