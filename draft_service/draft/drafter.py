@@ -48,10 +48,12 @@ class Drafter:
         self._executor = executor
         self._children = children
         self._adjust = adjust
+        self._spoilt = set[int]()  # requests without a sound row since there was one last
         self.rank = executor.of_rows(lambda rows: self._likeliest(executor.head(rows)))
 
     def reset(self, num_slots: int) -> None:
         self._executor.reset()
+        self._spoilt.clear()
 
     @torch.inference_mode()
     def propose(self, batch: Batch, guides: Guides = UNGUIDED) -> Proposals:
@@ -68,10 +70,16 @@ class Drafter:
             best = self._likeliest(_guided(logits, guides))
         tokens, logprobs = (tensor.numpy() for tensor in self._executor.staging.download(*best))
         sound = np.isfinite(logprobs).any(-1, keepdims=True)  # NaN spoils its whole row
-        if not sound.any():
-            raise ModelError("the draft model's logits are not numbers")
+        self._judge(batch, bool(sound.any()))
         # Copied: proposals are kept as long as their node, and memory that a device copies to is for transit.
         return Proposals(tokens.copy(), np.where(sound, logprobs, -np.inf))
+
+    def _judge(self, batch: Batch, sound: bool) -> None:
+        """A text that overflows is spoilt in every run, and costs no other request its predictions. A model that is
+        spoilt shows in the next request."""
+        self._spoilt = set() if sound else self._spoilt | set(batch.rows.request.tolist())
+        if len(self._spoilt) > 1:
+            raise ModelError("the draft model's logits are not numbers")
 
     def _likeliest(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and log-probabilities [rows, children], likeliest first."""
