@@ -129,6 +129,6 @@ def eight_bits(
 
 
 if __name__ == "__main__":
-    only.update(sys.argv[4:])
-    chosen = eight_bits if only == {"_eight_bit_product", "_stood_for"} else main
+    chosen = eight_bits if sys.argv[4:] == ["eight_bits"] else main
+    only.update(sys.argv[4:] if chosen is main else ())
     chosen(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
