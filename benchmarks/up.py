@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -17,7 +17,13 @@ from typing import Any, Literal
 import psutil
 import yaml
 
+from pipedec.cli.ports import first_ephemeral
+from pipedec.config import child_environment
+
 Role = Literal["http", "control", "verdicts", "data", "health"]
+
+_SERVICE = re.compile(r"draft|stage \d+")  # what its processes call themselves
+_ROLES: dict[str, tuple[Role, Role]] = {"draft": ("control", "verdicts"), "stage": ("health", "data")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class Up:
     url: str
     parent: psutil.Process
     said: list[str]
+    folder: Path
+    """In which it has its own temporary folder."""
 
     def processes(self) -> dict[str, psutil.Process]:
         """Its services, by name."""
@@ -44,34 +52,29 @@ class Up:
     @property
     def keys_dir(self) -> Path:
         """Its CURVE keys."""
-        return Path(self.processes()["draft"].environ()["PIPEDEC_KEYS_DIR"])
+        (keys,) = self.folder.glob("pipedec-*/keys")
+        return keys
 
     def targets(self) -> list[Target]:
-        """Every port that anything of it listens on."""
-        found = []
+        """Every port that anything of it listens on. Control and health ports are told to the processes beforehand, so
+        no outgoing connection may be given one; others the kernel chose."""
+        found, http = [], int(self.url.rpartition(":")[2])
         for name, process in self.processes().items():
-            environment = process.environ()
-            roles: dict[int, Role] = {int(self.url.rpartition(":")[2]): "http"}
-            for variable, role in (("PIPEDEC_CONTROL_PORT", "control"), ("PIPEDEC_METRICS_PORT", "health")):
-                if variable in environment:
-                    roles[int(environment[variable])] = role  # type: ignore[assignment]
-            other: Role = "verdicts" if name == "draft" else "data"
+            told, chosen = _ROLES["draft" if name == "draft" else "stage"]
             ports = {link.laddr.port for link in process.net_connections("tcp") if link.status == psutil.CONN_LISTEN}
-            found += [Target(name, roles.get(port, other), port) for port in sorted(ports)]
+            for port in sorted(ports):
+                role = told if port < first_ephemeral() else chosen
+                found.append(Target(name, "http" if port == http else role, port))
         return found
 
 
 def services(parent: psutil.Process) -> dict[str, psutil.Process]:
     """The service processes among the children of a process, by name."""
     found = {}
-    for child in parent.children():
-        try:
-            environment = child.environ()
-        except psutil.Error:  # it has just ended
-            continue
-        if "PIPEDEC_MANIFEST" in environment:
-            index = environment.get("PIPEDEC_STAGE_INDEX")
-            found["draft" if index is None else f"stage {index}"] = child
+    for child in parent.children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if _SERVICE.fullmatch(name := child.name()):
+                found[name] = child
     return dict(sorted(found.items()))
 
 
@@ -82,14 +85,17 @@ def running(resource: Mapping[str, Any], *options: str) -> Iterator[Up]:
         manifest = Path(folder) / "manifest.yaml"
         manifest.write_text(yaml.safe_dump(dict(resource)))
         command = [sys.executable, "-m", "pipedec.cli", "up", "-f", str(manifest), "--port", "0", *options]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
+        environment = child_environment({"TMPDIR": folder})
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        ) as up:
             assert up.stdout is not None
             said: list[str] = []
             url = _wait_for_url(up.stdout, said)
             rest = Thread(target=said.extend, args=(up.stdout,))  # else it would wait for a reader one day
             rest.start()
             try:
-                yield Up(url, psutil.Process(up.pid), said)
+                yield Up(url, psutil.Process(up.pid), said, Path(folder))
             finally:
                 up.send_signal(signal.SIGINT)
                 rest.join()

@@ -21,6 +21,7 @@ from pipedec.config import DraftConfig
 from pipedec.errors import PipeDecError
 from pipedec.logs import configure_draft, fields
 from pipedec.metrics import service_registry
+from pipedec.process_name import name_process
 from pipedec.wire.sockets import Transport
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ async def run(config: DraftConfig, models: LoadedModels) -> None:
 def main() -> int:
     config = DraftConfig.from_env()
     configure_draft(config)
+    name_process("draft")
     models = load_models(config)
     collect_rarely()
     asyncio.run(run(config, models))

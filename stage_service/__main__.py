@@ -19,6 +19,7 @@ from pipedec.health import Health, HealthServer
 from pipedec.logs import configure_stage, fields
 from pipedec.metrics import service_registry
 from pipedec.metrics.stage import StageMetrics
+from pipedec.process_name import name_process
 from pipedec.wire.sockets import Transport
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(adapt: Callable[[LoadedStage], LoadedStage] = lambda stage: stage) -> i
     """Serve until SIGTERM. `adapt` may put another worker in the place of the one that was loaded."""
     config = StageConfig.from_env()
     configure_stage(config)
+    name_process(f"stage {config.stage}")
     health, registry = Health(), service_registry("stage")
     metrics = StageMetrics(registry, config.stage)
     with HealthServer(config.bind_host, config.metrics_port, health, registry) as server:

@@ -15,6 +15,7 @@ from draft_service.draft.drafter import Proposer
 from draft_service.schedule.guidance import UNGUIDED, Guides
 from pipedec.config import DraftConfig
 from pipedec.logs import configure_draft
+from pipedec.process_name import name_process
 from pipedec.proposals import Proposals
 from pipedec.wire.messages import Batch
 
@@ -39,6 +40,7 @@ class Unreliable:
 def main() -> None:
     config = DraftConfig.from_env()
     configure_draft(config)
+    name_process("draft")
     models = load_models(config)
     draft = Unreliable(models.draft, Path(sys.argv[1])) if models.draft is not None else None
     asyncio.run(run(config, replace(models, draft=draft)))

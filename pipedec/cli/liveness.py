@@ -7,8 +7,8 @@ import urllib.error
 from collections.abc import Mapping
 
 from pipedec.cli.client import direct
-from pipedec.cli.supervisor import Supervisor
 from pipedec.cli.terminal import notes
+from pipedec.processes.supervisor import Supervisor
 
 POLL_SECONDS, TIMEOUT_SECONDS, FAILURES = 2.0, 5.0, 3
 

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import yaml
 
 from pipedec.cli.ports import LOOPBACK, available, free_ports
-from pipedec.cli.supervisor import Program
 from pipedec.config import DraftConfig, ProcessConfig, StageConfig, child_environment
 from pipedec.errors import ManifestError
+from pipedec.processes.launcher import Program
 from pipedec.spec import DeploymentSpec, PipeDecDeployment, PodSettings, parse_manifest
 from pipedec.wire.keys import generate_keys
 
@@ -145,7 +145,7 @@ def _program(name: str, module: str, config: ProcessConfig, pod: PodSettings | N
     written = {variable.name: variable.value or "" for variable in (pod.env if pod else None) or ()}
     settings = {"OMP_NUM_THREADS": str(config.threads), "PYTHONUNBUFFERED": "1"}
     environment = child_environment({**settings, **written, **config.to_env()})
-    return Program(name, (sys.executable, "-m", module), environment)
+    return Program(name, (sys.executable, "-m", module), environment, may_fork=not written)
 
 
 def _dealt(devices: Sequence[str], processes: int) -> list[str]:

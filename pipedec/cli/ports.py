@@ -39,9 +39,14 @@ def free_ports(count: int, host: str = LOOPBACK) -> list[int]:
     return [next(found) for _ in range(count)]
 
 
-def _free(host: str) -> Iterator[int]:
+def first_ephemeral() -> int:
+    """The first port that the kernel may choose for who asks for any, as far as it lets us know."""
     lowest = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 0
-    candidates = range(10000, lowest if lowest > 12000 else 32768)
+    return lowest if lowest > 12000 else 32768
+
+
+def _free(host: str) -> Iterator[int]:
+    candidates = range(10000, first_ephemeral())
     for port in random.sample(candidates, len(candidates)):
         try:
             _try(host, port)

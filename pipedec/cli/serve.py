@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from pipedec.cli.client import direct
 from pipedec.cli.liveness import kill_stuck
 from pipedec.cli.local import LocalPipeline
-from pipedec.cli.supervisor import Exit, Observer, Supervisor
 from pipedec.cli.terminal import Board, notes
 from pipedec.errors import PipeDecError
+from pipedec.processes.supervisor import Exit, Observer, Supervisor
 
 LOADING_POLL, SERVING_POLL = 0.2, 1.0  # seconds between questions
 GRACE_BEYOND_DRAIN = 10.0  # seconds for a process to end once no request runs

@@ -9,12 +9,13 @@ import sys
 
 import pytest
 
-from pipedec.cli import liveness, supervisor
+from pipedec.cli import liveness
 from pipedec.cli.local import LocalPipeline
 from pipedec.cli.ports import free_ports
 from pipedec.cli.serve import not_ready, serve
-from pipedec.cli.supervisor import Program
 from pipedec.errors import PipeDecError
+from pipedec.processes import supervisor
+from pipedec.processes.launcher import Program
 
 READY_AFTER = """
 import http.server, os, signal, sys

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.up import services
 from pipedec.config import model_cache
 from pipedec.models import resolve
 
@@ -30,10 +31,7 @@ class Pipeline:
 
     def stage(self, index: int) -> psutil.Process:
         """The process of a stage, as it is now."""
-        for child in self.up.children(recursive=True):
-            if "stage_service" in " ".join(child.cmdline()) and child.environ()["PIPEDEC_STAGE_INDEX"] == str(index):
-                return child
-        raise AssertionError(f"stage {index} does not run")
+        return services(self.up)[f"stage {index}"]
 
 
 @pytest.fixture(scope="session")

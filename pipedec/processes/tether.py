@@ -15,12 +15,17 @@ import sys
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main() -> None:
-    parent, command = int(sys.argv[1]), sys.argv[2:]
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent, process `parent`, dies; end at once if it has."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the request was made
         sys.exit(1)
+
+
+def main() -> None:
+    command = sys.argv[2:]
+    die_with(int(sys.argv[1]))
     os.execvp(command[0], command)
 
 

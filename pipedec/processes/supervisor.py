@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from pipedec.processes.launcher import CannotStart, Child, Launcher, Program
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0  # seconds before a restart; doubled each time
 SETTLED = 60.0  # a program that ran this long is restarted without delay again
 TAIL_LINES = 30
 _LINE_BYTES = 1 << 16  # a longer line is cut
-
-_TETHER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tether.py")))
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What to run, and under which name to speak of it."""
-
-    name: str
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +48,31 @@ class Supervisor:
     """
 
     def __init__(
-        self, programs: Sequence[Program], observer: Observer, *, restart: bool = True, grace: float = 10.0
+        self,
+        programs: Sequence[Program],
+        observer: Observer,
+        *,
+        restart: bool = True,
+        grace: float = 10.0,
+        launcher: Launcher | None = None,
     ) -> None:
         self._programs, self._observer, self.restart, self._grace = tuple(programs), observer, restart, grace
-        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._launcher = launcher or Launcher()
+        self._running: dict[str, Child] = {}
         self._stopping = asyncio.Event()
         self._failure: Exit | None = None
 
     def stop(self) -> None:
         """Ask all programs to end; `run` then returns. A second call kills them."""
         if self._stopping.is_set():
-            for process in self._running.values():
-                _signal(process, signal.SIGKILL)
+            for child in self._running.values():
+                child.send_signal(signal.SIGKILL)
         self._stopping.set()
 
     def kill(self, name: str) -> None:
         """End a program that does not react any more, at once; what follows is as if it had ended by itself."""
         if name in self._running:
-            _signal(self._running[name], signal.SIGKILL)
+            self._running[name].send_signal(signal.SIGKILL)
 
     @property
     def stopping(self) -> bool:
@@ -89,19 +84,21 @@ class Supervisor:
         first, *others = keepers
         try:
             await self._stopping.wait()
+            self._launcher.give_up()
             await self._end({first: keepers[first]})
             await self._end({name: keepers[name] for name in others})
         finally:
             self._stopping.set()
-            for process in self._running.values():
-                _signal(process, signal.SIGKILL)
+            for child in self._running.values():
+                child.send_signal(signal.SIGKILL)
             await asyncio.gather(*keepers.values())
+            await self._launcher.close()
         return self._failure
 
     async def _end(self, keepers: Mapping[str, asyncio.Task[None]]) -> None:
         for number, seconds in ((signal.SIGTERM, self._grace), (signal.SIGKILL, None)):
             for name in keepers.keys() & self._running.keys():
-                _signal(self._running[name], number)
+                self._running[name].send_signal(number)
             if keepers:
                 await asyncio.wait(keepers.values(), timeout=seconds)
 
@@ -124,34 +121,21 @@ class Supervisor:
             delay = min(2 * delay, LONGEST_DELAY)
 
     async def _run_once(self, program: Program) -> Exit:
-        # A session of its own, so that Ctrl-C in a terminal reaches this process alone, which then ends the others.
-        process = await asyncio.create_subprocess_exec(
-            *_TETHER,
-            str(os.getpid()),
-            *program.command,
-            env=dict(program.environment),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self._running[program.name] = process
-        self._observer.started(program.name, process.pid)
+        try:
+            child = await self._launcher.start(program)
+        except CannotStart as error:
+            return Exit(program.name, error.code, ())
+        self._running[program.name] = child
+        self._observer.started(program.name, child.pid)
         if self._stopping.is_set():  # asked to stop while this was being started
-            _signal(process, signal.SIGTERM)
+            child.send_signal(signal.SIGTERM)
         tail: deque[str] = deque(maxlen=TAIL_LINES)
-        assert process.stdout is not None
-        async for text in _lines(process.stdout):
+        async for text in _lines(child.output):
             tail.append(text)
             self._observer.line(program.name, text)
-        code = await process.wait()
+        code = await child.ended
         del self._running[program.name]
         return Exit(program.name, code, tuple(tail))
-
-
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    if process.returncode is None:
-        process.send_signal(number)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

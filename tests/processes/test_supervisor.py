@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipedec.cli import supervisor as module
-from pipedec.cli.supervisor import Exit, Observer, Program, Supervisor
+from pipedec.processes import supervisor as module
+from pipedec.processes.launcher import Program
+from pipedec.processes.supervisor import Exit, Observer, Supervisor
 
 SLEEPER = """
 import os, signal, sys, time
@@ -169,7 +170,8 @@ def test_any_output_is_taken() -> None:
 
 ORPHAN_MAKER = """
 import asyncio, os, sys
-from pipedec.cli.supervisor import Observer, Program, Supervisor
+from pipedec.processes.launcher import Program
+from pipedec.processes.supervisor import Observer, Supervisor
 code = "import time; print('up', flush=True); time.sleep(60)"
 head = Program("head", (sys.executable, "-I", "-S", "-c", code), dict(os.environ))
 pids = []

@@ -1,0 +1,1 @@
+"""Processes of one machine: how they are started, kept running, and ended."""
