@@ -15,6 +15,7 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
+from benchmarks.up import services
 from tests.cli.test_commands import run
 from tests.cli.test_doctor import checks
 from tests.tiny import reference_greedy
@@ -56,16 +57,11 @@ class Up:
         self._told = self._told[found.end() :]
         return found
 
-    def services(self) -> dict[str, psutil.Process]:
-        """The processes it runs, by what they are."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return {child.environ().get("PIPEDEC_STAGE_INDEX", "draft"): child for child in children}
-
     def interrupt(self) -> int:
-        services = self.services().values()
+        children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGINT)
         code = self.process.wait(60)
-        _, left = psutil.wait_procs(services, 10)
+        _, left = psutil.wait_procs(children, 10)
         assert left == []
         self._reader.join()
         return code
@@ -123,7 +119,7 @@ def test_it_answers(url: str, key: Path, expected: str) -> None:
 
 
 def test_it_survives_a_killed_stage_and_ends_cleanly(up: Up, url: str, key: Path, expected: str) -> None:
-    up.services()["1"].send_signal(signal.SIGKILL)
+    services(psutil.Process(up.process.pid))["stage 1"].send_signal(signal.SIGKILL)
     up.until("stage 1 was killed by SIGKILL; it is started again in 1 s")
     up.until("ready again")
     assert generate("--url", f"{url}/v1/", "--api-key-file", str(key)).stdout == expected + "\n"
