@@ -1,6 +1,8 @@
-"""Compiles the kernels for GPUs that need not be there, and prints a line of JSON for each.
+"""`python -m tests.model.compile_kernels GPU...`: compiles kernels for GPUs that need not be there, and prints a JSON
+line for each.
 
-A program of its own: where there is no GPU, the tests' process has the kernels interpreted.
+A GPU is [compute capability, bytes of shared memory that a program has, dtype, names of the kernels, their sizes]. A
+program of its own: where there is no GPU, the tests' process has kernels interpreted.
 """
 
 from __future__ import annotations
@@ -40,11 +42,18 @@ HEADS = (  # rows, query heads per KV head, head_dim
 PRODUCTS = ((1, 28672), (64, 28672), (64, 2048))  # rows, columns
 KINDS = ((True, 128), (True, 0), (False, 0))  # of 8-bit weights: whether they are floats, and the columns of a scale
 
-only = set[str]()  # kernels, or all
+# The large ones are those that take most memory.
+SIZES = {
+    "all": (HEADS, PRODUCTS, KINDS),
+    "large": ((HEADS[0], HEADS[3]), PRODUCTS[1:], KINDS[:1]),
+    "small": (HEADS[1:2], PRODUCTS[:1], KINDS[:1]),
+}
+
+wanted = set[str]()  # kernels
 
 
 def report(capability: int, dtype: str, kernel: Any, signature: dict[str, str], constants: dict[str, int]) -> None:
-    if only and kernel.__name__ not in only:
+    if kernel.__name__ not in wanted:
         return
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
     names = kernel.arg_names
@@ -72,31 +81,30 @@ def report(capability: int, dtype: str, kernel: Any, signature: dict[str, str], 
     )
 
 
-def main(capability: int, shared: int, dtype: str) -> None:
-    """Everything for one kind of GPU, and where a program has that much shared memory."""
+def main(capability: int, shared: int, dtype: str, sizes: str) -> None:
+    """All for one kind of GPU, where a program has that much shared memory."""
+    heads, products, kinds = SIZES[sizes]
     triton_attention.shared_memory = lambda device: shared  # type: ignore[assignment]
     half, numbers = f"*{dtype}", {"partial": "*fp32", "state": "*fp32"}
-    for rows, group, dim in HEADS:
+    for rows, group, dim in heads:
         compute = triton_attention.TritonCompute(8, 8 * group, dim, torch.float16, torch.device("cpu"))
         queries = compute.tile(rows) * group
-        sizes = {"GROUP": group, "GROUP_PADDED": group, "DIM": dim, "DIM_PADDED": dim}
+        head = {"GROUP": group, "GROUP_PADDED": group, "DIM": dim, "DIM_PADDED": dim}
         pools = {"query": half, "keys": half, "values": half, "table": "*i32", "scale": "fp32"}
         looking = {"TILE": queries // group, "KEYS": compute.keys, "WINDOWED": dim == 64, "UPCAST": False}
-        attend = {**sizes, **looking, **triton_attention.launch(queries)}
+        attend = {**head, **looking, **triton_attention.launch(queries)}
         report(capability, dtype, triton_attention._attend_piece, pools | numbers | NUMBERS, attend)
-        bundled = {**sizes, "QUERIES": queries, "BUNDLE": group, "PIECES": 2}
+        bundled = {**head, "QUERIES": queries, "BUNDLE": group, "PIECES": 2}
         joined = {"table": "*i32", "output": half, "rows_stride": "i32", "items": "i32", "kv_heads": "i32"}
         report(capability, dtype, triton_attention._join_pieces, numbers | joined, bundled)
         stored = dict.fromkeys(("key_pool", "value_pool", "keys", "values"), half) | dict.fromkeys(STORED, "i32")
         stored |= {"table": "*i32", "value_row_stride": "i32", "rows_stride": "i32"}
         report(capability, dtype, triton_store._store_row, stored, {"DIM": dim, "DIM_PADDED": dim, "num_warps": 1})
-    for rows, columns in PRODUCTS:
+    for rows, columns in products:
         given = dict.fromkeys(("rows", "weight", "output"), half) | dict.fromkeys(("count", "columns", "depth"), "i32")
         constants = {**skinny_product.shape(rows, columns, 2, shared), "UPCAST": False}
         report(capability, dtype, skinny_product._product, given, constants)
-    eight_bits(capability, shared, dtype)
-    for rows, columns in PRODUCTS[1:]:
-        eight_bits(capability, shared, dtype, KINDS[:1], rows, columns)
+        eight_bits(capability, shared, dtype, kinds if rows == 1 else kinds[:1], rows, columns)
     pieces = {"keys": "*i64", "state": "*fp32"}
     seen = pieces | {"logits": "*fp32", "vocabulary": "i32"}
     ranked = pieces | {"tokens": "*i64", "logprobs": "*fp32", "pieces": "i32"}
@@ -109,12 +117,7 @@ def main(capability: int, shared: int, dtype: str) -> None:
 
 
 def eight_bits(
-    capability: int,
-    shared: int,
-    dtype: str,
-    kinds: Sequence[tuple[bool, int]] = KINDS,
-    rows: int = 1,
-    columns: int = 28672,
+    capability: int, shared: int, dtype: str, kinds: Sequence[tuple[bool, int]], rows: int, columns: int
 ) -> None:
     """The kernels of 8-bit weights."""
     half = f"*{dtype}"
@@ -129,6 +132,7 @@ def eight_bits(
 
 
 if __name__ == "__main__":
-    chosen = eight_bits if sys.argv[4:] == ["eight_bits"] else main
-    only.update(sys.argv[4:] if chosen is main else ())
-    chosen(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    for argument in sys.argv[1:]:
+        *gpu, names, sizes = json.loads(argument)
+        wanted = set(names)
+        main(*gpu, sizes)

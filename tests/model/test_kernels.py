@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,38 +15,56 @@ from pipedec.config import child_environment
 from pipedec.errors import ModelError
 from pipedec.model import triton_device
 
-L4, A100, H100 = (89, 99, "fp16"), (80, 163, "bf16"), (90, 227, "bf16")  # with KiB of shared memory
 KERNELS = {"_attend_piece", "_join_pieces", "_store_row", "_product", "_look_at_piece", "_join_row", "_draw_of_piece"}
 KERNELS |= {"_eight_bit_product", "_stood_for"}
 DOTS = {"_attend_piece", "_product", "_eight_bit_product"}
 
 
-def compiled(folder: Path, capability: int, memory: int, dtype: str, *only: str) -> list[dict[str, Any]]:
-    """What is told of each kernel."""
+class GPU(NamedTuple):
+    """What is compiled for one, and how much memory a program has there."""
+
+    capability: int
+    kibibytes: int
+    dtype: str
+    kernels: set[str]
+    sizes: str
+
+
+GPUS = {
+    "T4": GPU(75, 64, "fp16", {"_eight_bit_product", "_stood_for"}, "small"),  # which has no use for the others
+    "L4": GPU(89, 99, "fp16", KERNELS, "all"),
+    "A100": GPU(80, 163, "bf16", DOTS, "large"),  # which differs from an L4 in nothing but memory
+    "H100": GPU(90, 227, "bf16", KERNELS, "large"),
+}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """What is told of each kernel, by compute capability."""
+    folder = tmp_path_factory.mktemp("triton")
     environment = child_environment({"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder)})
-    command = [sys.executable, "-m", "tests.model.compile_kernels", str(capability), str(memory << 10), dtype, *only]
+    gpus = [
+        json.dumps((gpu.capability, gpu.kibibytes << 10, gpu.dtype, sorted(gpu.kernels), gpu.sizes))
+        for gpu in GPUS.values()
+    ]
+    command = [sys.executable, "-m", "tests.model.compile_kernels", *gpus]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert all(kernel["shared"] <= memory << 10 for kernel in found)
+    found: dict[int, list[dict[str, Any]]] = {}
+    for line in done.stdout.splitlines():
+        kernel = json.loads(line)
+        found.setdefault(kernel["capability"], []).append(kernel)
     return found
 
 
-@pytest.mark.parametrize(
-    ("gpu", "kernels"),
-    # An A100 differs from an L4 in nothing but memory.
-    [pytest.param(L4, KERNELS, id="L4"), pytest.param(A100, DOTS, id="A100"), pytest.param(H100, KERNELS, id="H100")],
-)
-def test_kernels_compile_and_fit(tmp_path: Path, gpu: tuple[int, int, str], kernels: set[str]) -> None:
-    found = compiled(tmp_path, *gpu, *(kernels if kernels != KERNELS else ()))
-    assert {kernel["kernel"] for kernel in found} == kernels
+@pytest.mark.parametrize("name", GPUS)
+def test_kernels_compile_and_fit(compiled: dict[int, list[dict[str, Any]]], name: str) -> None:
+    gpu = GPUS[name]
+    found = compiled[gpu.capability]
+    assert {kernel["kernel"] for kernel in found} == gpu.kernels
+    assert all(kernel["shared"] <= gpu.kibibytes << 10 for kernel in found)
     for kernel in found:
-        assert kernel["tensor_cores"] == (kernel["kernel"] in DOTS), kernel
-
-
-def test_8_bit_weights_need_no_gpu_that_knows_them(tmp_path: Path) -> None:
-    found = compiled(tmp_path, 75, 64, "fp16", "eight_bits")
-    assert {kernel["kernel"] for kernel in found} == {"_eight_bit_product", "_stood_for"}
+        assert kernel["tensor_cores"] == (kernel["kernel"] in DOTS and name != "T4"), kernel
 
 
 class Driver:
