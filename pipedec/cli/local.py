@@ -46,6 +46,8 @@ class LocalPipeline:
     url: str
     served_name: str
     drain_seconds: int
+    addresses: tuple[tuple[str, int], ...] = ()
+    """Hosts and ports that its processes were told."""
 
 
 def check_local(manifest: PipeDecDeployment, local: Local) -> None:
@@ -123,7 +125,9 @@ def plan_processes(manifest: PipeDecDeployment, run: Path, cache: Path, local: L
         programs.append(_program(name, "stage_service", settings, spec.pipeline.pod(stage)))
         probes[name] = f"http://{LOOPBACK}:{metrics[stage]}/readyz"
         health[name] = f"http://{LOOPBACK}:{metrics[stage]}/healthz"
-    return LocalPipeline(tuple(programs), probes, health, base, manifest.served_name, spec.serving.drain_seconds)
+    addresses = ((local.host, port), *((LOOPBACK, told) for told in (control, *metrics)))
+    drain_seconds = spec.serving.drain_seconds
+    return LocalPipeline(tuple(programs), probes, health, base, manifest.served_name, drain_seconds, addresses)
 
 
 def with_policy(manifest: PipeDecDeployment, policy: str | None) -> PipeDecDeployment:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipedec.errors import PipeDecError
@@ -39,6 +41,17 @@ def free_ports(count: int, host: str = LOOPBACK) -> list[int]:
     return [next(found) for _ in range(count)]
 
 
+@contextmanager
+def held(addresses: Iterable[tuple[str, int]]) -> Iterator[None]:
+    """Keep `free_ports` of other processes from giving these away, also while who listens there is started anew."""
+    with ExitStack() as stack:
+        for host, port in addresses if sys.platform == "linux" else ():  # elsewhere nobody could listen there then
+            holder = stack.enter_context(socket.socket(_family(host)))
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((host, port))
+        yield
+
+
 def first_ephemeral() -> int:
     """The first port that the kernel may choose for who asks for any, as far as it lets us know."""
     lowest = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 0
@@ -49,6 +62,8 @@ def _free(host: str) -> Iterator[int]:
     candidates = range(10000, first_ephemeral())
     for port in random.sample(candidates, len(candidates)):
         try:
+            with socket.socket(_family(host)) as tried:
+                tried.bind((host, port))  # without SO_REUSEADDR: what is `held` cannot be had
             _try(host, port)
         except OSError:
             continue
@@ -56,5 +71,8 @@ def _free(host: str) -> Iterator[int]:
 
 
 def _try(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    socket.create_server((host, port), family=family).close()
+    socket.create_server((host, port), family=_family(host)).close()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

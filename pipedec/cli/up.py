@@ -14,6 +14,7 @@ import typer
 
 from pipedec.api_key import read_api_key
 from pipedec.cli.local import Local, LocalPipeline, check_local, plan_processes, with_folders, with_policy
+from pipedec.cli.ports import held
 from pipedec.cli.serve import serve
 from pipedec.cli.terminal import Fetching, explained, notes
 from pipedec.config import model_cache
@@ -81,7 +82,9 @@ def local_pipeline(manifest: PipeDecDeployment, local: Local) -> Iterator[LocalP
     cache = model_cache()
     manifest = _with_models(manifest, cache)
     with tempfile.TemporaryDirectory(prefix="pipedec-") as run:
-        yield plan_processes(manifest, Path(run), cache, local)
+        pipeline = plan_processes(manifest, Path(run), cache, local)
+        with held(pipeline.addresses):
+            yield pipeline
 
 
 def _with_models(manifest: PipeDecDeployment, cache: Path) -> PipeDecDeployment:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import pytest
 
-from pipedec.cli.ports import LOOPBACK, available, free_ports
+from pipedec.cli.ports import LOOPBACK, available, free_ports, held
 from pipedec.errors import PipeDecError
 
 
@@ -16,6 +17,17 @@ def test_free_ports_differ_and_can_be_had() -> None:
     assert all(10000 <= port < 32768 for port in ports)
     assert [available(LOOPBACK, port) for port in ports] == ports
     assert 10000 <= available("::1", 0) < 32768
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no port can be held that another is to listen on")
+def test_who_holds_a_port_alone_may_start_to_listen_on_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, free = free_ports(2)
+    with held([(LOOPBACK, taken)]):
+        for _ in range(2):
+            with socket.create_server((LOOPBACK, taken)), socket.create_connection((LOOPBACK, taken)):
+                pass
+        monkeypatch.setattr("random.sample", lambda *_: [taken, free])
+        assert free_ports(1) == [free]
 
 
 def test_a_taken_port_is_named_with_a_remedy() -> None:
