@@ -1,6 +1,7 @@
 """Settings of the whole suite, before torch and Triton are imported.
 
-With tiny models, more threads only wait for each other. Triton's kernels are compiled where there is a GPU, and
+With tiny models, more threads only wait for each other, and compiling a product takes longer than computing it: as many
+are kept as oneDNN does by itself, four times as many as a stage keeps. Triton's kernels are compiled where there is a GPU, and
 interpreted elsewhere; it must know when it is first imported, whoever does that. Garbage is collected once the tests
 are, and what they all have imported by then is never looked at again.
 """
@@ -11,6 +12,7 @@ import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = os.environ["LRU_CACHE_CAPACITY"] = "1024"
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pytest
