@@ -1,9 +1,9 @@
 """Settings of the whole suite, before torch and Triton are imported.
 
 With tiny models, more threads only wait for each other, and compiling a product takes longer than computing it: as many
-are kept as oneDNN does by itself, four times as many as a stage keeps. Triton's kernels are compiled where there is a GPU, and
-interpreted elsewhere; it must know when it is first imported, whoever does that. Garbage is collected once the tests
-are, and what they all have imported by then is never looked at again.
+are kept as oneDNN does by itself, four times as many as a stage keeps. Triton's kernels are compiled where there is a
+GPU, and interpreted elsewhere; it must know when it is first imported, whoever does that. Garbage is collected once the
+tests are, and what they all have imported by then is never looked at again.
 """
 
 from __future__ import annotations

@@ -47,10 +47,10 @@ class Child:
 
 
 class CannotStart(PipeDecError):
-    """A program could not be started; `code` is that of the process that was to do it."""
+    """A program could not be started; `code` is the exit code that tells of it."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the process that starts others ended with exit code {code}")
+    def __init__(self, reason: str, code: int = 1) -> None:
+        super().__init__(f"cannot be started: {reason}")
         self.code = code
 
 
@@ -68,12 +68,15 @@ class Launcher:
 
     async def start(self, program: Program) -> Child:
         """Raises `CannotStart`."""
-        if not (self._fork and program.may_fork):
-            return await _execute(program)
-        if self._server is None or self._server.gone:
-            self._server = _ForkServer({**program.environment, **_NO_THREADS}, self._modules)
-            await self._server.open()
-        return await self._server.start(program)
+        try:
+            if not (self._fork and program.may_fork):
+                return await _execute(program)
+            if self._server is None or self._server.gone:
+                self._server = _ForkServer({**program.environment, **_NO_THREADS}, self._modules)
+                await self._server.open()
+            return await self._server.start(program)
+        except OSError as error:
+            raise CannotStart(str(error)) from error
 
     def give_up(self) -> None:
         """Let programs that are still to be started not be."""
@@ -125,15 +128,22 @@ class _ForkServer:
         self._watching: asyncio.Task[None] | None = None
         self._starting: dict[str, asyncio.Future[tuple[int, asyncio.Future[int]]]] = {}
         self._running: dict[int, asyncio.Future[int]] = {}
-        self.gone, self.has_started = False, False
+        self.gone, self.has_started, self._unwanted = False, False, False
 
     async def open(self) -> None:
         asyncio.get_running_loop().add_reader(self._link, self._hear)
         descriptor = self._theirs.fileno()
         command = (sys.executable, "-m", "pipedec.processes.fork_server", str(descriptor), *self._modules)
-        self._process = await _tethered(command, self._environment, pass_fds=(descriptor,))
-        self._theirs.close()
+        try:
+            self._process = await _tethered(command, self._environment, pass_fds=(descriptor,))
+        except OSError as error:
+            self._lose(CannotStart(str(error)))
+            raise
+        finally:
+            self._theirs.close()
         self._watching = asyncio.create_task(self._watch(self._process))
+        if self._unwanted:
+            self.kill()
 
     async def start(self, program: Program) -> Child:
         module, *arguments = program.command[2:]
@@ -158,6 +168,7 @@ class _ForkServer:
         return Child(pid, output, lambda number: self._tell(signal=number, pid=pid), ended)
 
     def kill(self) -> None:
+        self._unwanted = True
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
@@ -170,12 +181,15 @@ class _ForkServer:
         code = await process.wait()
         while self._hear():
             pass
+        self._lose(CannotStart(f"what was to fork it ended with exit code {code}", code))
+
+    def _lose(self, reason: CannotStart) -> None:
         asyncio.get_running_loop().remove_reader(self._link)
         self._link.close()
         self.gone = True
         for starting in self._starting.values():
             if not starting.done():  # not when nobody waits for it any more
-                starting.set_exception(CannotStart(code))
+                starting.set_exception(reason)
         for running in self._running.values():
             running.set_result(-signal.SIGKILL)
 

@@ -124,7 +124,7 @@ class Supervisor:
         try:
             child = await self._launcher.start(program)
         except CannotStart as error:
-            return Exit(program.name, error.code, ())
+            return Exit(program.name, error.code, (str(error),))
         self._running[program.name] = child
         self._observer.started(program.name, child.pid)
         if self._stopping.is_set():  # asked to stop while this was being started

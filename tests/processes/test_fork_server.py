@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import select
@@ -194,6 +195,22 @@ def test_a_stop_while_modules_are_imported_does_not_wait_for_them(tmp_path: Path
         supervisor.stop()
         assert await asyncio.wait_for(running, 30) is None
 
+    run(scenario)
+
+
+@pytest.mark.parametrize("fork", [False, True])
+def test_what_no_process_can_be_made_for_is_an_exit(monkeypatch: pytest.MonkeyPatch, fork: bool) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def scenario() -> None:
+        programs = [talker("a"), talker("b")]
+        failure = await Supervisor(programs, Observer(), restart=False, launcher=Launcher([], fork=fork)).run()
+        assert failure is not None
+        assert failure.code == 1
+        assert failure.tail == ("cannot be started: [Errno 11] Resource temporarily unavailable",)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
     run(scenario)
 
 
