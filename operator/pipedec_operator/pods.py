@@ -221,7 +221,8 @@ def _volumes(resource: PipeDecDeployment, pod: Pod, settings: PodSettings) -> li
     for index, claim in enumerate(_claims(resource, pod.role)):
         if claim == cache.claim_name:  # kubelets never mount a claim that a pod has as two volumes
             continue
-        volumes.append({"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim}})
+        # As a whole read-only: only so may a disk that many nodes read be attached to them.
+        volumes.append({"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     return [*volumes, *map(dict, settings.volumes or ())]
 
 
