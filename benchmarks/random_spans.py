@@ -14,7 +14,7 @@ from torch import nn
 
 from pipedec.model.architecture import build_on_meta
 from pipedec.model.loader import compute_rotary
-from pipedec.model.quantized import EightBitLinear
+from pipedec.model.quantized import QuantizedLinear
 from pipedec.model.span import Span
 from pipedec.quantization import BLOCK
 
@@ -90,7 +90,7 @@ def _make_8_bits(layer: nn.Module, weights: Weights, generator: torch.Generator)
         values = codes.view(torch.int8 if weights == "int8" else torch.float8_e4m3fn)
         rows, columns = values.shape
         shape = (-(-rows // BLOCK), -(-columns // BLOCK)) if weights == "fp8-block" else (rows,)
-        small = EightBitLinear(linear, values.dtype, shape)
+        small = QuantizedLinear(linear, values.dtype, shape)
         small.weight = nn.Parameter(values, requires_grad=False)
         small.scale.fill_(_SPREAD / float(values[:BLOCK].float().std()))
         layer.set_submodule(name, small)
