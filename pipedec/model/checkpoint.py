@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipedec.errors import ModelError
-from pipedec.model.four_bits import is_in_order, repacked, unpacked_zeros
+from pipedec.model.four_bits import is_in_order, joined, repacked, separated, unpacked_zeros
 from pipedec.model.quantized import MOST_SCALE, QuantizedLinear, dequantized, is_finite
 from pipedec.model.scales import QuantizedWeight, quantized_weights
 from pipedec.model.shape import TensorInfo, checkpoint_tensors
@@ -48,18 +48,12 @@ class Checkpoint:
 
     def read(self, name: str, owner: nn.Module, dtype: torch.dtype | None, device: torch.device) -> torch.Tensor:
         """A tensor for this module: itself in `dtype` (None: its own); of quantised weights what they stand for, unless
-        the module keeps them; or their scales or zeros, for one that does. Raises ModelError."""
+        the module keeps them; or their scales, for one that does. Raises ModelError."""
         if (of := self.quantized.get(name)) is not None:
             return self._weight(of, dtype or torch.float32, device, kept=isinstance(owner, QuantizedLinear))
-        if isinstance(owner, QuantizedLinear) and name in self._beside:
-            of = self._beside[name]
-            return self._zeros(of, device) if name == of.zero else self._scales(of, device)
+        if isinstance(owner, QuantizedLinear) and name.rpartition(".")[2] != "bias":
+            return self._scales(self.quantized[f"{name.rpartition('.')[0]}.weight"], device)
         return self._read(name, dtype, device)
-
-    @property
-    def _beside(self) -> dict[str, QuantizedWeight]:
-        """By the names of the tensors of their scales and zeros."""
-        return {name: of for of in self.quantized.values() for name in (of.scale, of.zero) if name is not None}
 
     def _weight(self, of: QuantizedWeight, dtype: torch.dtype, device: torch.device, *, kept: bool) -> torch.Tensor:
         if of.order is not None and not is_in_order(self._read(of.order, None, torch.device("cpu")), of.shape[1]):
@@ -76,24 +70,23 @@ class Checkpoint:
                 f"{self.path}: tensor {of.name!r} or its {of.scale!r} holds NaN, or scales of {MOST_SCALE:g} and more; "
                 "download it again"
             )
-        if kept:
-            return values
-        return dequantized(values, scale, dtype, None if of.zero is None else self._zeros(of, device))
+        return values if kept else dequantized(values, scale, dtype)
 
     def _scales(self, of: QuantizedWeight, device: torch.device) -> torch.Tensor:
-        """Scales in the shape that a layer keeps them in; one for all is repeated for each output."""
-        scale = self._read(of.scale, torch.float32 if of.packing is None else None, device)
-        if of.packing not in (None, "compressed-tensors"):
-            return scale.T.contiguous()
-        return scale if scale.shape == of.shape else scale.reshape(-1).expand(of.shape).contiguous()
-
-    def _zeros(self, of: QuantizedWeight, device: torch.device) -> torch.Tensor:
-        assert of.packing is not None
-        assert of.zero is not None
+        """Scales in the shape that a layer keeps them in, with zeros where it is of 4 bits; one for all is repeated for
+        each output."""
+        scale = self._read(of.scale, torch.float32, device)
+        if of.packing is None:
+            return scale if scale.shape == of.shape else scale.reshape(-1).expand(of.shape).contiguous()
+        name = of.scale
         try:
-            return unpacked_zeros(of.packing, self._read(of.zero, None, device), of.shape[0])
+            scale = joined(scale if of.packing == "compressed-tensors" else scale.T, None)
+            if (name := of.zero or name) == of.zero:
+                zero = unpacked_zeros(of.packing, self._read(name, None, device), of.shape[0])
+                scale = joined(separated(scale)[0], zero)
         except ValueError as error:
-            raise ModelError(f"{self.path}: tensor {of.zero!r} {error}; use a checkpoint in another format") from error
+            raise ModelError(f"{self.path}: tensor {name!r} {error}; use a checkpoint in another format") from error
+        return scale
 
     def _read(self, name: str, dtype: torch.dtype | None, device: torch.device, *, copy: bool = True) -> torch.Tensor:
         # The file is mapped anew for each tensor: pages that were read stay resident for as long as the mapping does.

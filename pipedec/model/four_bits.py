@@ -1,5 +1,6 @@
 """Weights in 4 bits as checkpoints store them, turned into one layout: a byte for two numbers of an output that follow
-each other, the first in its lower half.
+each other, the first in its lower half; and a float32 for each group, its scale, with its zero in the last four bits,
+which scales of 16 bits leave empty. So a kernel has both with one load, of a size that devices copy in the background.
 
 Where eight numbers lie in 32 bits, lowest first:
 
@@ -18,8 +19,7 @@ import torch
 from pipedec.model.shape import PER_WORD
 from pipedec.quantization import Packing
 
-MIDDLE = 8  # the zero of numbers that have none
-_MOST = 15
+_MIDDLE, _MOST = 8, 15  # the zero of numbers that have none; the largest
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -54,6 +54,21 @@ def unpacked_zeros(packing: Packing, words: torch.Tensor, outputs: int) -> torch
 def is_in_order(order: torch.Tensor, groups: int) -> bool:
     """Whether the group of each input [in] is simply the next when one is full."""
     return torch.equal(order.cpu().long(), torch.arange(len(order)) // (len(order) // groups))
+
+
+def joined(scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
+    """Scales [out, groups] of any floating dtype with their zeros, 8 if there are none: float32 [out, groups]. Raises
+    ValueError where a scale's last bits are not empty."""
+    bits = scale.float().contiguous().view(torch.int32)
+    if bool((bits & _MOST).any()):
+        raise ValueError("holds scales that no F16 or BF16 holds")
+    return (bits | (_MIDDLE if zero is None else zero.int())).view(torch.float32)
+
+
+def separated(scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Float32 scales and float32 zeros, each [out, groups], of what `joined` made."""
+    bits = scale.view(torch.int32)
+    return (bits & ~_MOST).view(torch.float32), (bits & _MOST).float()
 
 
 def halves(packed: torch.Tensor) -> torch.Tensor:

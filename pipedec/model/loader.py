@@ -30,7 +30,6 @@ from pipedec.model.span import Span
 from pipedec.quantization import FLOAT8, INT8, PACKED
 
 _KEPT = {FLOAT8: torch.float8_e4m3fn, INT8: torch.int8, PACKED: torch.uint8}
-_SCALES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 Progress = Callable[[float], None]  # is given the fraction loaded so far, rising to 1.0
 
@@ -85,10 +84,7 @@ def _with_quantized(architecture: Architecture, weights: Mapping[str, QuantizedW
     lm = architecture.lm
     for name, of in weights.items():
         module = name.removesuffix(".weight")
-        scale_dtype = torch.float32 if of.packing is None else _SCALES[of.scale_dtype]
-        layer = QuantizedLinear(
-            lm.get_submodule(module), _KEPT[of.info.dtype], of.shape, scale_dtype=scale_dtype, zeros=of.zero is not None
-        )
+        layer = QuantizedLinear(lm.get_submodule(module), _KEPT[of.info.dtype], of.shape)
         lm.set_submodule(module, layer)
     return replace(architecture, lm_head=lm.get_output_embeddings())
 
@@ -139,9 +135,8 @@ def _sources(
                 name = tied
             owner_name, _, attribute = tensor_name.rpartition(".")
             owner = module.get_submodule(owner_name)
-            if isinstance(owner, QuantizedLinear) and attribute in ("scale", "zero"):
-                of = checkpoint.quantized[f"{name.removesuffix(attribute)}weight"]
-                name = str(of.scale if attribute == "scale" else of.zero)
+            if isinstance(owner, QuantizedLinear) and attribute == "scale":
+                name = checkpoint.quantized[f"{name.removesuffix('scale')}weight"].scale
             if name not in tensors:
                 raise ModelError(
                     f"{path}: tensor {name!r} is missing from the checkpoint; download the model again, or save it "

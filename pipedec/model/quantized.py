@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear as any_product
 
-from pipedec.model.four_bits import MIDDLE, halves
+from pipedec.model.four_bits import halves, separated
 from pipedec.quantization import BLOCK
 
 MOST_SCALE = 256.0  # below which every scale lies: kernels multiply it by 2 ** 120
@@ -17,67 +17,61 @@ _NAN = 0x7F  # of float8_e4m3fn, whatever the sign
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer that computes with `dequantized(weight, scale, dtype, zero)`, and holds 8 or 4 bits of each number.
+    """A linear layer that computes with `dequantized(weight, scale, dtype)`, and holds 8 or 4 bits of each number.
 
-    `weight` is float8_e4m3fn or int8 [out, in], and `scale` float32, [out] or one of each block of 128 x 128 numbers;
-    or it is uint8 [out, in / 2], two 4-bit numbers to a byte, the first in the lower half, `scale` [out, groups] in any
-    floating dtype, and `zero` uint8 [out, groups], or None where every zero is 8.
+    `weight` [out, in] is float8_e4m3fn or int8; `scale` is float32, [out] or one of each block of 128 x 128 numbers. In
+    4 bits `weight` is uint8 [out, in / 2] and `scale` float32 [out, groups] with zeros, both as in `four_bits`.
     """
 
     def __init__(
-        self,
-        like: nn.Linear,
-        weight: torch.dtype,
-        scale_shape: tuple[int, ...],
-        dtype: torch.dtype | None = None,
-        *,
-        scale_dtype: torch.dtype = torch.float32,
-        zeros: bool = False,
+        self, like: nn.Linear, weight: torch.dtype, scale_shape: tuple[int, ...], dtype: torch.dtype | None = None
     ) -> None:
         """With room for the weights of such a layer, on its device; `dtype`, else that layer's, is what it computes
         in."""
         nn.Module.__init__(self)
         device, self.dtype = like.weight.device, dtype or like.weight.dtype
         self.in_features, self.out_features, self.bias = like.in_features, like.out_features, like.bias
-        width = like.in_features // 2 if weight == torch.uint8 else like.in_features
-        self.weight = _room(weight, (like.out_features, width), device)
-        self.scale = _room(scale_dtype, scale_shape, device)
-        self.zero = _room(torch.uint8, scale_shape, device) if zeros else None
+        shape = like.out_features, like.in_features // numbers_of(weight)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=weight, device=device), requires_grad=False)
+        self.scale = nn.Parameter(torch.empty(scale_shape, dtype=torch.float32, device=device), requires_grad=False)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return any_product(rows, dequantized(self.weight, self.scale, self.dtype, self.zero), self.bias)
+        return any_product(rows, dequantized(self.weight, self.scale, self.dtype), self.bias)
 
     def plain(self) -> nn.Linear:
         """The same layer with weights of its dtype."""
         layer = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        made = dequantized(self.weight, self.scale, self.dtype, self.zero)
-        layer.weight = nn.Parameter(made, requires_grad=False)
+        layer.weight = nn.Parameter(dequantized(self.weight, self.scale, self.dtype), requires_grad=False)
         layer.bias = self.bias
         return layer
 
 
-def _room(dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+def numbers_of(dtype: torch.dtype) -> int:
+    """How many numbers an element of a stored weight is."""
+    return 2 if dtype == torch.uint8 else 1
 
 
-def dequantized(
-    values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype, zero: torch.Tensor | None = None
-) -> torch.Tensor:
+def outputs_of(values: torch.Tensor, scale: torch.Tensor) -> int:
+    """How many outputs of a stored weight share a scale."""
+    return BLOCK if scale.ndim == 2 and numbers_of(values.dtype) == 1 else 1
+
+
+def dequantized(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What stored weights stand for, [out, in]: each number, of 4-bit ones less its zero, times its scale in float32,
-    rounded to `dtype`. A new tensor, and not much memory beside it. The arguments are as in `QuantizedLinear`."""
+    rounded to `dtype`. A new tensor, and not much memory beside it. `values` and `scale` are as in `QuantizedLinear`.
+    """
     rows, width = values.shape
-    made = values.new_empty((rows, 2 * width if values.dtype == torch.uint8 else width), dtype=dtype)
+    made = values.new_empty((rows, width * numbers_of(values.dtype)), dtype=dtype)
     for start, end in _pieces(made):
+        part = values[start:end]
         if values.dtype == torch.uint8:
-            part = halves(values[start:end]).float()
-            groups = part.view(len(part), scale.shape[1], -1)
-            groups -= MIDDLE if zero is None else zero[start:end, :, None]
-            groups *= scale[start:end, :, None].float()
+            part = halves(part).float()
+            factor, zero = separated(scale[start:end])
+            part.view(*factor.shape, -1).sub_(zero[:, :, None]).mul_(factor[:, :, None])
         elif scale.ndim == 1:
-            part = values[start:end].float()
-            part *= scale[start:end, None]
+            part = part.float().mul_(scale[start:end, None])
         else:
-            part = values[start:end].float()
+            part = part.float()
             _scale_blocks(part, scale[start // BLOCK : -(-end // BLOCK)])
         made[start:end] = part
     return made
@@ -103,10 +97,8 @@ def make_plain(module: nn.Module) -> None:
 def linear_weight(layer: nn.Module, rows: int) -> torch.Tensor:
     """The first `rows` rows of a linear layer's weight, in its dtype."""
     if isinstance(layer, QuantizedLinear):
-        by_block = layer.scale.ndim == 2 and layer.weight.dtype != torch.uint8
-        scale = layer.scale[: -(-rows // BLOCK) if by_block else rows]
-        zero = None if layer.zero is None else layer.zero[:rows]
-        return dequantized(layer.weight[:rows], scale, layer.dtype, zero)
+        scale = layer.scale[: -(-rows // outputs_of(layer.weight, layer.scale))]
+        return dequantized(layer.weight[:rows], scale, layer.dtype)
     return layer.get_parameter("weight")[:rows]
 
 

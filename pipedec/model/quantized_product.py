@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch.nn.functional import linear as any_product
 
-from pipedec.model.four_bits import MIDDLE
+from pipedec.model.quantized import numbers_of, outputs_of
 from pipedec.model.skinny_product import LEAST_ROWS, MAX_ROWS, PROGRAMS
 from pipedec.model.triton_device import shared_memory, upcast
 from pipedec.quantization import BLOCK, PIECE_NUMBERS
@@ -29,8 +29,7 @@ _FLOAT8, _INT4 = tl.constexpr(FLOAT8), tl.constexpr(INT4)
 _BITS = tl.constexpr(-0x78100000)  # 0x87F00000
 _BIAS = tl.constexpr(2.0**120)
 # A float32 with these bits and a small number in its last digits is that number more than 2 ** 23.
-_LARGE_BITS, _LARGE = tl.constexpr(0x4B000000), tl.constexpr(2.0**23)
-_MIDDLE = tl.constexpr(2.0**23 + MIDDLE)
+_LARGE = tl.constexpr(0x4B000000)
 
 
 def shape(rows: int, columns: int, depth: int, item_bytes: int, shared: int, bits: int = 8) -> dict[str, int | bool]:
@@ -43,59 +42,35 @@ def shape(rows: int, columns: int, depth: int, item_bytes: int, shared: int, bit
     return {"ROWS": height, "COLUMNS": width, "PIECE": piece, "EVEN": even, "num_warps": 4, "num_stages": stages}
 
 
-def kind(values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, width: int) -> dict[str, int | bool]:
+def kind(values: torch.Tensor, scale: torch.Tensor, width: int) -> dict[str, int]:
     """What a kernel that takes `width` numbers of a column at once must know of how weights are stored: columns and
     numbers that share a scale (0: all of a column), and as many of these as never have two."""
     if values.dtype == torch.uint8:
-        depth, groups = _depth(values), scale.shape[1]
-        group = depth // groups if groups > 1 else 0
-        return {"KIND": INT4, "SHARE": 1, "GROUP": group, "UNIT": _unit(group, width), "ZERO": zero is not None}
-    by_block = scale.ndim == 2
-    group, number = BLOCK * by_block, FLOAT8 if values.dtype.is_floating_point else INT8
-    return {
-        "KIND": number,
-        "SHARE": BLOCK if by_block else 1,
-        "GROUP": group,
-        "UNIT": _unit(group, width),
-        "ZERO": False,
-    }
-
-
-def _unit(group: int, width: int) -> int:
-    """The largest power of two that divides a group, up to `width`."""
-    return min(group & -group, width) or width
+        number, group = INT4, (_depth(values) // scale.shape[1]) * (scale.shape[1] > 1)
+    else:
+        number, group = FLOAT8 if values.dtype.is_floating_point else INT8, BLOCK * (scale.ndim == 2)
+    unit = min(group & -group, width) if group else width  # a power of two
+    return {"KIND": number, "SHARE": outputs_of(values, scale), "GROUP": group, "UNIT": unit}
 
 
 def _depth(values: torch.Tensor) -> int:
     """Numbers of a column."""
-    return values.shape[1] * (2 if values.dtype == torch.uint8 else 1)
+    return values.shape[1] * numbers_of(values.dtype)
 
 
 def quantized_linear(
-    rows: torch.Tensor,
-    values: torch.Tensor,
-    scale: torch.Tensor,
-    zero: torch.Tensor | None,
-    bias: torch.Tensor | None,
+    rows: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Any rows [..., depth], with weights [columns, depth] stored as `quantized.QuantizedLinear` says: [..., columns]."""
+    """Any rows [..., depth], with weights [columns, depth] stored as in `quantized.QuantizedLinear`: [..., columns]."""
     columns, depth = values.shape[0], _depth(values)
     if rows.numel() // depth <= MAX_ROWS:
-        product: torch.Tensor = skinny_quantized_product(rows.reshape(-1, depth), values, scale, zero)
+        product: torch.Tensor = skinny_quantized_product(rows.reshape(-1, depth), values, scale)
         product = product.view(*rows.shape[:-1], columns)
     else:
         step = max(BLOCK, PIECE_NUMBERS // depth // BLOCK * BLOCK)
-        per = BLOCK if scale.ndim == 2 and values.dtype != torch.uint8 else 1
+        per = outputs_of(values, scale)
         parts = [
-            any_product(
-                rows,
-                stood_for(
-                    values[at : at + step],
-                    scale[at // per : (at + step) // per],
-                    None if zero is None else zero[at : at + step],
-                    rows.dtype,
-                ),
-            )
+            any_product(rows, stood_for(values[at : at + step], scale[at // per : (at + step) // per], rows.dtype))
             for at in range(0, columns, step)
         ]
         product = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
@@ -103,44 +78,39 @@ def quantized_linear(
 
 
 @torch.library.custom_op("pipedec::skinny_quantized_product", mutates_args=())
-def skinny_quantized_product(
-    rows: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
-) -> torch.Tensor:
+def skinny_quantized_product(rows: torch.Tensor, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Rows [rows, depth] in one of `DTYPES`, up to MAX_ROWS: [rows, columns]."""
     count, depth = rows.shape
     columns = values.shape[0]
     output = rows.new_empty(count, columns)
     if not count:
         return output
-    bits = 4 if values.dtype == torch.uint8 else 8
+    bits = 8 // numbers_of(values.dtype)
     sizes = shape(count, columns, depth, rows.element_size(), shared_memory(rows.device), bits)
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]  # Triton launches on the current one
         _quantized_product[(triton.cdiv(columns, sizes["COLUMNS"]),)](
             rows.contiguous(),
             _bytes(values),
             scale,
-            scale if zero is None else zero,
             output,
             count,
             columns,
             depth,
             scale.shape[-1],
             UPCAST=upcast(rows.dtype),
-            **kind(values, scale, zero, int(sizes["PIECE"])),
+            **kind(values, scale, int(sizes["PIECE"])),
             **sizes,
         )
     return output
 
 
 @skinny_quantized_product.register_fake
-def _like_output(
-    rows: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
-) -> torch.Tensor:
+def _like_output(rows: torch.Tensor, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return rows.new_empty(rows.shape[0], values.shape[0])
 
 
 @torch.library.custom_op("pipedec::stood_for", mutates_args=())
-def stood_for(values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+def stood_for(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What stored weights stand for, [columns, depth] in `dtype`."""
     columns, depth = values.shape[0], _depth(values)
     output = values.new_empty((columns, depth), dtype=dtype)
@@ -148,12 +118,11 @@ def stood_for(values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | No
         _stood_for[(triton.cdiv(columns, TILE[0]), triton.cdiv(depth, TILE[1]))](
             _bytes(values),
             scale,
-            scale if zero is None else zero,
             output,
             columns,
             depth,
             scale.shape[-1],
-            **kind(values, scale, zero, TILE[1]),
+            **kind(values, scale, TILE[1]),
             ROWS=TILE[0],
             WIDTH=TILE[1],
         )
@@ -161,9 +130,7 @@ def stood_for(values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | No
 
 
 @stood_for.register_fake
-def _like_values(
-    values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, dtype: torch.dtype
-) -> torch.Tensor:
+def _like_values(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return values.new_empty((values.shape[0], _depth(values)), dtype=dtype)
 
 
@@ -174,70 +141,42 @@ def _bytes(values: torch.Tensor) -> torch.Tensor:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _of_units(  # type: ignore[no-untyped-def]
-    pointer, there, start, groups, GROUP: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr
+    scale, there, start, groups, GROUP: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """The scales, or zeros, of each column's `WIDTH` numbers from `start`, one for each unit: [columns, units]."""
+    """The scales of each column's `WIDTH` numbers from `start`, one for each unit: [columns, units]."""
     if GROUP:
         group = (start + tl.arange(0, WIDTH // UNIT) * UNIT) // GROUP
-        return tl.load(pointer[:, None] + group[None, :], mask=there[:, None] & (group < groups)[None, :], other=0)
-    return tl.load(pointer, mask=there, other=0)[:, None]
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _factor(  # type: ignore[no-untyped-def]
-    scale,
-    there,
-    start,
-    groups,
-    KIND: tl.constexpr,
-    GROUP: tl.constexpr,
-    UNIT: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """What `_numbers` multiplies by."""
-    found = _of_units(scale, there, start, groups, GROUP, UNIT, WIDTH).to(tl.float32)
-    if KIND == _FLOAT8:
-        return found * _BIAS
+        found = tl.load(scale[:, None] + group[None, :], mask=there[:, None] & (group < groups)[None, :], other=0.0)
+    else:
+        found = tl.load(scale, mask=there, other=0.0)[:, None]
     return found
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _less(  # type: ignore[no-untyped-def]
-    zero,
-    there,
-    start,
-    groups,
-    ZERO: tl.constexpr,
-    GROUP: tl.constexpr,
-    UNIT: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """What `_numbers` takes from 4-bit numbers."""
-    if ZERO:
-        return _of_units(zero, there, start, groups, GROUP, UNIT, WIDTH).to(tl.float32) + _LARGE
-    return tl.full([1, 1], _MIDDLE, tl.float32)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
 def _numbers(  # type: ignore[no-untyped-def]
-    raw, less, factor, KIND: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr
+    raw, scale, KIND: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """Float32 numbers [columns, width], 4-bit ones less `less`, times `factor`."""
+    """Float32 numbers [columns, width], times the scales of their units, of 4 bits less the zeros in these."""
     if KIND == _FLOAT8:
         made = ((raw.to(tl.int32) << 20) & _BITS).to(tl.float32, bitcast=True)
+        scale = scale * _BIAS
     elif KIND == _INT4:
-        pair = raw.to(tl.int32)
-        made = (tl.interleave(pair & 15, pair >> 4) | _LARGE_BITS).to(tl.float32, bitcast=True)
+        pair, coded = raw.to(tl.int32), scale.to(tl.int32, bitcast=True)
+        made = (tl.interleave(pair & 15, pair >> 4) | _LARGE).to(tl.float32, bitcast=True)
+        zero = ((coded & 15) | _LARGE).to(tl.float32, bitcast=True)
+        scale = (coded & -16).to(tl.float32, bitcast=True)
     else:
         made = raw.to(tl.float32)
     if UNIT < WIDTH:
-        made = tl.reshape(made, [COLUMNS, WIDTH // UNIT, UNIT])
+        parts = tl.reshape(made, [COLUMNS, WIDTH // UNIT, UNIT])
         if KIND == _INT4:
-            made = made - less[:, :, None]
-        return tl.reshape(made * factor[:, :, None], [COLUMNS, WIDTH])
-    if KIND == _INT4:
-        made = made - less
-    return made * factor
+            parts = parts - zero[:, :, None]
+        made = tl.reshape(parts * scale[:, :, None], [COLUMNS, WIDTH])
+    else:
+        if KIND == _INT4:
+            made = made - zero
+        made = made * scale
+    return made
 
 
 @triton.jit(do_not_specialize=("count",))  # type: ignore[untyped-decorator]
@@ -245,7 +184,6 @@ def _quantized_product(  # type: ignore[no-untyped-def]
     rows,
     values,
     scale,
-    zero,
     output,
     count,
     columns,
@@ -259,7 +197,6 @@ def _quantized_product(  # type: ignore[no-untyped-def]
     SHARE: tl.constexpr,
     GROUP: tl.constexpr,
     UNIT: tl.constexpr,
-    ZERO: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """Some columns of the product, summed in float32. `tl.dot` takes them for rows: there are more of them."""
@@ -271,10 +208,8 @@ def _quantized_product(  # type: ignore[no-untyped-def]
     real = (row < count)[None, :]
     sums = tl.zeros([COLUMNS, ROWS], tl.float32)
     scale += (column // SHARE) * (groups if GROUP else 1)
-    zero += column * (groups if GROUP else 1)
     if not GROUP:
-        factor = _factor(scale, there, 0, groups, KIND, GROUP, UNIT, PIECE)
-        less = _less(zero, there, 0, groups, ZERO, GROUP, UNIT, PIECE)
+        factor = _of_units(scale, there, 0, groups, GROUP, UNIT, PIECE)
     for start in range(0, depth, PIECE):
         if EVEN:
             raw = tl.load(values + (start // PER + place)[None, :])
@@ -285,9 +220,8 @@ def _quantized_product(  # type: ignore[no-untyped-def]
             raw = tl.load(values + (start // PER + place)[None, :], mask=there[:, None] & stored[None, :], other=0)
             x = tl.load(rows + row[None, :] * depth + (start + at)[:, None], mask=real & inside[:, None], other=0.0)
         if GROUP:
-            factor = _factor(scale, there, start, groups, KIND, GROUP, UNIT, PIECE)
-            less = _less(zero, there, start, groups, ZERO, GROUP, UNIT, PIECE)
-        w = _numbers(raw, less, factor, KIND, COLUMNS, UNIT, PIECE).to(rows.dtype.element_ty)
+            factor = _of_units(scale, there, start, groups, GROUP, UNIT, PIECE)
+        w = _numbers(raw, factor, KIND, COLUMNS, UNIT, PIECE).to(rows.dtype.element_ty)
         if UPCAST:
             w, x = w.to(tl.float32), x.to(tl.float32)
         sums = tl.dot(w, x, sums)
@@ -299,7 +233,6 @@ def _quantized_product(  # type: ignore[no-untyped-def]
 def _stood_for(  # type: ignore[no-untyped-def]
     values,
     scale,
-    zero,
     output,
     columns,
     depth,
@@ -308,7 +241,6 @@ def _stood_for(  # type: ignore[no-untyped-def]
     SHARE: tl.constexpr,
     GROUP: tl.constexpr,
     UNIT: tl.constexpr,
-    ZERO: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
@@ -318,13 +250,11 @@ def _stood_for(  # type: ignore[no-untyped-def]
     column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = column < columns
     scale += (column // SHARE) * (groups if GROUP else 1)
-    zero += column * (groups if GROUP else 1)
-    factor = _factor(scale, there, start, groups, KIND, GROUP, UNIT, WIDTH)
-    less = _less(zero, there, start, groups, ZERO, GROUP, UNIT, WIDTH)
+    factor = _of_units(scale, there, start, groups, GROUP, UNIT, WIDTH)
     place = start // PER + tl.arange(0, WIDTH // PER)
     stored = there[:, None] & (place < depth // PER)[None, :]
     raw = tl.load(values + column[:, None].to(tl.int64) * (depth // PER) + place[None, :], mask=stored, other=0)
-    made = _numbers(raw, less, factor, KIND, ROWS, UNIT, WIDTH)
+    made = _numbers(raw, factor, KIND, ROWS, UNIT, WIDTH)
     at = start + tl.arange(0, WIDTH)
     output += column[:, None].to(tl.int64) * depth + at[None, :]
     tl.store(output, made.to(output.dtype.element_ty), mask=there[:, None] & (at < depth)[None, :])

@@ -31,9 +31,9 @@ _REMEDY = "use the model's original weights, or download it again"
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
-    """How one weight [out, in] is stored: the names of its tensor and of that of its scales, whose dtype safetensors
-    calls `scale_dtype`, and the shape that a layer keeps these in: (out,), or (rows, columns) of blocks, or for 4 bits
-    (out, groups). `info` is that of the weight if each number were one of its tensor's.
+    """How one weight [out, in] is stored: the names of its tensor and of that of its scales, and the shape that a layer
+    keeps these in: (out,), or (rows, columns) of blocks, or for 4 bits (out, groups). `info` is that of the weight if
+    each number were one of its tensor's.
 
     4-bit weights have a `packing`, and may have tensors of zeros and of the group that each number is of.
     """
@@ -41,7 +41,6 @@ class QuantizedWeight:
     name: str
     info: TensorInfo
     scale: str
-    scale_dtype: str
     shape: tuple[int, ...]
     packing: Packing | None = None
     zero: str | None = None
@@ -99,7 +98,7 @@ def _in_8_bits(
         path, f"{module}.weight", scale, tensors, _SCALE_DTYPES, [shapes[strategy] for strategy in scheme.strategies]
     )
     by_block = "block" in scheme.strategies and found.shape == blocks
-    return QuantizedWeight(f"{module}.weight", weight, scale, found.dtype, blocks if by_block else (rows,))
+    return QuantizedWeight(f"{module}.weight", weight, scale, blocks if by_block else (rows,))
 
 
 def _in_4_bits(path: Path, name: str, tensors: Mapping[str, TensorInfo], scheme: Scheme) -> QuantizedWeight:
@@ -114,9 +113,7 @@ def _in_4_bits(path: Path, name: str, tensors: Mapping[str, TensorInfo], scheme:
         )
     groups = 1 if scheme.group is None else inputs // scheme.group
     by_output = scheme.packing == "compressed-tensors"
-    found = _beside(
-        path, name, scale, tensors, _SCALE_DTYPES, [((outputs, groups) if by_output else (groups, outputs),)]
-    )
+    _beside(path, name, scale, tensors, _SCALE_DTYPES, [((outputs, groups) if by_output else (groups, outputs),)])
     if scheme.zeros:
         words = -(-outputs // PER_WORD)
         _beside(path, name, zero, tensors, (PACKED,), [((words, groups) if by_output else (groups, words),)])
@@ -126,7 +123,6 @@ def _in_4_bits(path: Path, name: str, tensors: Mapping[str, TensorInfo], scheme:
         name,
         TensorInfo(tensors[name].file, scheme.dtype, (outputs, inputs)),
         scale,
-        found.dtype,
         (outputs, groups),
         scheme.packing,
         zero if scheme.zeros else None,

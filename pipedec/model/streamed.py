@@ -11,10 +11,9 @@ from torch import nn
 from torch.nn.functional import linear as any_product
 
 from pipedec.model import quantized_product
-from pipedec.model.quantized import QuantizedLinear
+from pipedec.model.quantized import QuantizedLinear, outputs_of
 from pipedec.model.skinny_product import MAX_ROWS, fits, skinny_product
 from pipedec.model.triton_device import has_tensor_cores
-from pipedec.quantization import BLOCK
 
 # What transformers calls layers that are given the same rows, in the order in which they are asked.
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -45,23 +44,15 @@ def _is_streamable(layer: object) -> TypeGuard[nn.Linear]:
 
 
 class _Weights(NamedTuple):
-    """What a product is with: `scale` is there for quantised weights, `zero` for those that have zeros."""
+    """What a product is with; `scale` is that of quantised weights."""
 
     weight: torch.Tensor
     scale: torch.Tensor | None
-    zero: torch.Tensor | None
     bias: torch.Tensor | None
 
     @classmethod
     def of(cls, layer: nn.Linear) -> _Weights:
-        if isinstance(layer, QuantizedLinear):
-            return cls(layer.weight, layer.scale, layer.zero, layer.bias)
-        return cls(layer.weight, None, None, layer.bias)
-
-    @property
-    def by_block(self) -> bool:
-        """Whether a scale is of several outputs."""
-        return self.scale is not None and self.scale.ndim == 2 and self.weight.dtype != torch.uint8
+        return cls(layer.weight, layer.scale if isinstance(layer, QuantizedLinear) else None, layer.bias)
 
     def alike(self) -> tuple[object, ...]:
         """What must be the same of layers that are joined: all but the number of outputs."""
@@ -80,15 +71,17 @@ def _join(layers: Sequence[nn.Linear]) -> None:
     if len({each.alike() for each in found}) > 1:
         return
     widths = [layer.out_features for layer in layers]
-    if found[0].by_block and any(width % BLOCK for width in widths[:-1]):
+    weight, scale, bias = found[0]
+    if scale is not None and any(width % outputs_of(weight, scale) for width in widths[:-1]):
         return  # a block's rows are of one layer
-    made: dict[str, torch.Tensor | None] = dict.fromkeys(_Weights._fields)
-    for name in ("weight", "scale", "zero"):
-        if getattr(found[0], name) is not None:
-            made[name] = _joined(name, layers)
-    if found[0].bias is not None:
-        made["bias"] = torch.cat([layer.bias.detach() for layer in layers])
-    joint = _Joint(_Weights(**made), widths)  # type: ignore[arg-type]  # there is a weight
+    joint = _Joint(
+        _Weights(
+            _joined("weight", layers),
+            None if scale is None else _joined("scale", layers),
+            None if bias is None else torch.cat([layer.bias.detach() for layer in layers]),
+        ),
+        widths,
+    )
     for index, layer in enumerate(layers):
         layer.forward = _part_of(joint, index)  # type: ignore[method-assign, assignment]
 
@@ -128,9 +121,9 @@ class _Joint:
 
 
 def _product(rows: torch.Tensor, weights: _Weights) -> torch.Tensor:
-    weight, scale, zero, bias = weights
+    weight, scale, bias = weights
     if scale is not None:
-        return quantized_product.quantized_linear(rows, weight, scale, zero, bias)
+        return quantized_product.quantized_linear(rows, weight, scale, bias)
     columns, depth = weight.shape
     if rows.numel() // depth > MAX_ROWS:
         return any_product(rows, weight, bias)

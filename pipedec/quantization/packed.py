@@ -83,7 +83,7 @@ def _scheme(field: str, size: object, packing: Packing) -> Scheme:
 
 
 def _dynamic(found: object, packing: Packing, size: object) -> list[tuple[re.Pattern[str], Scheme | None]]:
-    """GPTQModel's rules by module, the first that matches decides: `-:` leaves out, others change what is said above."""
+    """Rules by module, the first that matches decides: `-:` leaves out, others change what is said of all."""
     if not isinstance(found, Mapping):
         raise refused("dynamic", found)
     rules: list[tuple[re.Pattern[str], Scheme | None]] = []

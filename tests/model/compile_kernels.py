@@ -40,14 +40,14 @@ HEADS = (  # rows, query heads per KV head, head_dim
     (1, 128, 64),  # one KV head for so many that a row alone fills a large program
 )
 PRODUCTS = ((1, 28672), (64, 28672), (64, 2048))  # rows, columns
-# Of quantised weights: their dtype (uint8 for two 4-bit numbers), how many share a scale (None: an output's), zeros.
+# Of quantised weights: their dtype (uint8 for two 4-bit numbers), how many share a scale (None: all of an output).
 KINDS = (
-    (torch.float8_e4m3fn, 128, False),
-    (torch.uint8, 128, True),
-    (torch.float8_e4m3fn, None, False),
-    (torch.int8, None, False),
-    (torch.uint8, 32, False),
-    (torch.uint8, None, True),
+    (torch.float8_e4m3fn, 128),
+    (torch.uint8, 128),
+    (torch.float8_e4m3fn, None),
+    (torch.int8, None),
+    (torch.uint8, 32),
+    (torch.uint8, None),
 )
 DEPTH = 8192
 
@@ -58,7 +58,7 @@ SIZES = {
     "small": (HEADS[1:2], PRODUCTS[:1], KINDS[:2]),
 }
 
-Kind = tuple[torch.dtype, int | None, bool]
+Kind = tuple[torch.dtype, int | None]
 
 wanted = set[str]()  # kernels
 
@@ -130,29 +130,25 @@ def main(capability: int, shared: int, dtype: str, sizes: str) -> None:
 def quantized(capability: int, shared: int, dtype: str, kinds: Sequence[Kind], rows: int, columns: int) -> None:
     """The kernels of quantised weights."""
     half = f"*{dtype}"
-    for numbers, group, zeros in kinds:
+    for numbers, group in kinds:
         small = numbers == torch.uint8
         groups = 1 if group is None else DEPTH // group
         shape = (columns // 128, groups) if group and not small else (columns, groups)[: 1 + small]
         values = torch.empty(columns, DEPTH // 2 if small else DEPTH, dtype=numbers, device="meta")
         scale = torch.empty(shape, device="meta")
-        zero = scale if zeros else None
-        weights = {"values": "*u8" if small else "*i8", "scale": "*fp16" if small else "*fp32", "output": half}
-        weights |= {"zero": "*u8" if zeros else weights["scale"]}
+        weights = {"values": "*u8" if small else "*i8", "scale": "*fp32", "output": half}
         weights |= dict.fromkeys(("columns", "depth", "groups"), "i32")
         sizes = quantized_product.shape(rows, columns, DEPTH, 2, shared, 4 if small else 8)
-        constants = {**sizes, **quantized_product.kind(values, scale, zero, sizes["PIECE"]), "UPCAST": False}
+        constants = {**sizes, **quantized_product.kind(values, scale, sizes["PIECE"]), "UPCAST": False}
         given = weights | {"rows": half, "count": "i32"}
         report(capability, dtype, quantized_product._quantized_product, given, constants)
         tile = dict(zip(("ROWS", "WIDTH"), quantized_product.TILE, strict=True))
-        tile |= quantized_product.kind(values, scale, zero, tile["WIDTH"])
+        tile |= quantized_product.kind(values, scale, tile["WIDTH"])
         report(capability, dtype, quantized_product._stood_for, weights, tile)
 
 
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         *gpu, names, sizes = json.loads(argument)
-        Kind = tuple[torch.dtype, int | None, bool]
-
-wanted = set(names)
+        wanted = set(names)
         main(*gpu, sizes)

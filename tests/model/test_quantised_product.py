@@ -48,7 +48,7 @@ def test_the_product_is_that_of_what_the_weights_stand_for(
     for rows in (1, 5, 33) if sizes[0] < 6000 else (5,):
         x = some(rows, sizes[1], dtype=dtype)
         expected = linear(x.float(), dequantized(values, scale, dtype).float())
-        product = skinny_quantized_product(x, values, scale, None).float()
+        product = skinny_quantized_product(x, values, scale).float()
         torch.testing.assert_close(product, expected, atol=2 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
@@ -57,8 +57,8 @@ def test_the_product_is_that_of_what_the_weights_stand_for(
 def test_weights_are_made_exactly_what_they_stand_for(sizes: tuple[int, int], kind: str) -> None:
     values, scale = eight_bits(*sizes, kind)
     for dtype in (torch.float32, torch.float16):
-        assert torch.equal(stood_for(values, scale, None, dtype), dequantized(values, scale, dtype))
-    made, expected = stood_for(values, scale, None, torch.bfloat16), dequantized(values, scale, torch.bfloat16)
+        assert torch.equal(stood_for(values, scale, dtype), dequantized(values, scale, dtype))
+    made, expected = stood_for(values, scale, torch.bfloat16), dequantized(values, scale, torch.bfloat16)
     if DEVICE.type == "cuda":
         assert torch.equal(made, expected)
     torch.testing.assert_close(made, expected, atol=0, rtol=2**-7)  # the interpreter cuts off what should be rounded
@@ -70,11 +70,11 @@ def test_every_code_of_float8_is_its_number() -> None:
     for power in (-30.0, 0.0, 7.0):
         scale = torch.full((2,), 2.0**power, device=DEVICE)
         expected = codes.view(torch.float8_e4m3fn).float() * 2.0**power
-        assert torch.equal(stood_for(codes.view(torch.float8_e4m3fn), scale, None, torch.float32), expected)
+        assert torch.equal(stood_for(codes.view(torch.float8_e4m3fn), scale, torch.float32), expected)
 
 
 def test_no_rows_have_an_empty_product() -> None:
-    assert skinny_quantized_product(some(0, 256), *eight_bits(64, 256, "int8 rows"), None).shape == (0, 64)
+    assert skinny_quantized_product(some(0, 256), *eight_bits(64, 256, "int8 rows")).shape == (0, 64)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,7 +83,7 @@ def test_many_rows_take_the_weights_in_pieces(kind: str, pieces: int, monkeypatc
     monkeypatch.setattr(quantized_product, "PIECE_NUMBERS", 384 // pieces * 200)
     (values, scale), rows = eight_bits(300, 200, kind), some(2, MAX_ROWS, 200)
     expected = linear(rows, dequantized(values, scale, rows.dtype))
-    torch.testing.assert_close(quantized_linear(rows, values, scale, None, None), expected, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(quantized_linear(rows, values, scale, None), expected, atol=2e-3, rtol=2e-3)
 
 
 def in_8_bits(module: Attention, kinds: dict[str, str]) -> Attention:
