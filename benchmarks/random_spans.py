@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from pipedec.model.architecture import build_on_meta
-from pipedec.model.loader import compute_rotary
 from pipedec.model.four_bits import joined
+from pipedec.model.loader import compute_rotary
 from pipedec.model.quantized import QuantizedLinear, numbers_of
 from pipedec.model.span import Span
 from pipedec.quantization import BLOCK

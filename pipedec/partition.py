@@ -1,8 +1,8 @@
 """Layers to stages: contiguous spans whose slowest stage is as fast as it can be. Pure.
 
-A pipeline is as fast as its slowest stage, and a decode step is bound by the bytes it reads, so the cost of a
-layer is its parameters, those in 8 bits counted half, those in 4 bits a quarter. The LM head is a cost of the last stage and often weighs as
-much as several layers.
+A pipeline is as fast as its slowest stage, and a decode step is bound by the bytes it reads, so the cost of a layer is
+its parameters, those in 8 bits counted half, those in 4 bits a quarter and their scales. The LM head is a cost of the
+last stage and often weighs as much as several layers.
 """
 
 from __future__ import annotations

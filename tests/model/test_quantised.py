@@ -164,6 +164,9 @@ def test_sizes_are_those_of_the_plain_model_and_the_identity_is_not(odd: Path, t
     assert identity(folder) != identity(odd)
 
 
+Damage = Callable[[Path], object]
+
+
 def edit_config(**changes: object) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -195,7 +198,7 @@ def not_a_number(tensors: dict[str, torch.Tensor]) -> None:
 SCALE = f"{QUERY}.weight_scale_inv"
 EMBEDDING = "model.embed_tokens.weight"
 DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
-    (r"config\.json: `quantization_config.quant_method` is 'gptq'", edit_config(quant_method="gptq")),
+    (r"config\.json: `quantization_config.quant_method` is 'mxfp4'", edit_config(quant_method="mxfp4")),
     (r"is F8_E4M3, but config\.json has no `quantization_config`", no_config),
     (
         r"q_proj\.weight' is F8_E4M3, by the .* it is not quantised",
@@ -220,7 +223,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
         edit(lambda t: t.update({f"{QUERY}.weight_g_idx": torch.zeros(200, dtype=torch.int32)})),
     ),
     (
-        rf"'{EMBEDDING}' is in 8 bits, but is no linear layer's",
+        rf"'{EMBEDDING}' is quantised, but is no linear layer's",
         edit(
             lambda t: t.update(
                 {
