@@ -112,8 +112,8 @@ FOUR_BITS: dict[str, tuple[dict[str, Any], Store]] = {
 
 
 def quantised(source: Path, folder: Path, form: str, only: str = r".*_proj\.weight", **config: Any) -> Path:
-    """The model in `source` with quantised weights in `folder`, those whose names match `only`. `config` is added to its
-    `quantization_config`."""
+    """The model in `source` with quantised weights in `folder`, those whose names match `only`. `config` is added to
+    its `quantization_config`."""
     said = (FORMS | FOUR_BITS)[form][0]
     shutil.copytree(source, folder)
     written: dict[str, Any] = json.loads((folder / "config.json").read_text())

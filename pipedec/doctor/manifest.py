@@ -76,8 +76,10 @@ def _model(check: str, model: ModelFacts) -> Finding:
     if model.problem:
         return Finding("fail", check, model.problem, "Check the URI, and HF_TOKEN for gated models")
     if model.unsupported:
-        remedy = "Choose a decoder-only model of an architecture that transformers has, with its original weights, or in 8 or "
-            "4 bits"
+        remedy = (
+            "Choose a decoder-only model of an architecture that transformers has, with its original weights, or in 8 "
+            "or 4 bits"
+        )
         return Finding("fail", check, model.unsupported, remedy)
     if model.missing:
         remedy = "Only models with safetensors and a tokenizer.json are served; download it whole, or choose another"

@@ -153,7 +153,7 @@ DAMAGE: list[tuple[str, str, Damage]] = [
         "pack-zeros",
         another(f"{QUERY}.weight_zero_point", torch.ones(160, 5).to(torch.int8)),
     ),
-    (r"has 160 inputs, which groups of 128 do not divide", "gptq", edit_config(group_size=128)),
+    (r"has 320 inputs, which groups of 128 do not divide", "gptq", edit_config(group_size=128)),
     (r"q_proj.qweight' or its .*scales' holds NaN", "awq", fill(f"{QUERY}.scales", float("nan"))),
     (r"scales of 256 and more", "pack-channel", fill(f"{QUERY}.weight_scale", 300.0)),
     (r"scales' holds scales that no F16 or BF16 holds", "awq", another(f"{QUERY}.scales", torch.full((5, 160), 0.1))),
