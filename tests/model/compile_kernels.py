@@ -47,7 +47,6 @@ KINDS = (
     (torch.float8_e4m3fn, None),
     (torch.int8, None),
     (torch.uint8, 32),
-    (torch.uint8, None),
 )
 DEPTH = 8192
 
@@ -115,7 +114,7 @@ def main(capability: int, shared: int, dtype: str, sizes: str) -> None:
         given = dict.fromkeys(("rows", "weight", "output"), half) | dict.fromkeys(("count", "columns", "depth"), "i32")
         constants = {**skinny_product.shape(rows, columns, 2, shared), "UPCAST": False}
         report(capability, dtype, skinny_product._product, given, constants)
-        quantized(capability, shared, dtype, kinds if rows == 1 else kinds[:2], rows, columns)
+        quantized(capability, shared, dtype, kinds if rows == 1 else kinds[: 1 + (columns > 6144)], rows, columns)
     pieces = {"keys": "*i64", "state": "*fp32"}
     seen = pieces | {"logits": "*fp32", "vocabulary": "i32"}
     ranked = pieces | {"tokens": "*i64", "logprobs": "*fp32", "pieces": "i32"}

@@ -142,7 +142,7 @@ def peak():
 torch.set_num_threads(1)
 SpanModel.load(Path(sys.argv[1]), (0, 2), dtype=torch.float32)
 before = peak()
-SpanModel.load(Path(sys.argv[2]), (1, 7), dtype=torch.bfloat16)
+SpanModel.load(Path(sys.argv[2]), (1, 7), dtype=torch.bfloat16, keep_quantized=sys.argv[3] == "kept")
 print((peak() - before) * 1024)
 """
 
