@@ -39,7 +39,6 @@ HEADS = (  # rows, query heads per KV head, head_dim
     (32, 2, 256),  # wide heads
     (1, 128, 64),  # one KV head for so many that a row alone fills a large program
 )
-PRODUCTS = ((1, 28672), (64, 28672), (64, 2048))  # rows, columns
 # Of quantised weights: their dtype (uint8 for two 4-bit numbers), how many share a scale (None: all of an output).
 KINDS = (
     (torch.float8_e4m3fn, 128),
@@ -50,11 +49,11 @@ KINDS = (
 )
 DEPTH = 8192
 
-# The large ones are those that take most memory.
+# Heads, and products: rows, columns, kinds of quantised weights. The large ones are those that take most memory.
 SIZES = {
-    "all": (HEADS, PRODUCTS, KINDS),
-    "large": ((HEADS[0], HEADS[3]), PRODUCTS[1:], KINDS[:2]),
-    "small": (HEADS[1:2], PRODUCTS[:1], KINDS[:2]),
+    "all": (HEADS, ((1, 28672, KINDS), (64, 28672, KINDS[:1]), (64, 2048, KINDS[:1]))),
+    "large": ((HEADS[0], HEADS[3]), ((64, 28672, KINDS[:2]), (64, 2048, KINDS[:1]))),
+    "small": (HEADS[1:2], ((1, 28672, KINDS[:2]),)),
 }
 
 Kind = tuple[torch.dtype, int | None]
@@ -93,7 +92,7 @@ def report(capability: int, dtype: str, kernel: Any, signature: dict[str, str], 
 
 def main(capability: int, shared: int, dtype: str, sizes: str) -> None:
     """All for one kind of GPU, where a program has that much shared memory."""
-    heads, products, kinds = SIZES[sizes]
+    heads, products = SIZES[sizes]
     triton_attention.shared_memory = lambda device: shared  # type: ignore[assignment]
     half, numbers = f"*{dtype}", {"partial": "*fp32", "state": "*fp32"}
     for rows, group, dim in heads:
@@ -110,11 +109,11 @@ def main(capability: int, shared: int, dtype: str, sizes: str) -> None:
         stored = dict.fromkeys(("key_pool", "value_pool", "keys", "values"), half) | dict.fromkeys(STORED, "i32")
         stored |= {"table": "*i32", "value_row_stride": "i32", "rows_stride": "i32"}
         report(capability, dtype, triton_store._store_row, stored, {"DIM": dim, "DIM_PADDED": dim, "num_warps": 1})
-    for rows, columns in products:
+    for rows, columns, kinds in products:
         given = dict.fromkeys(("rows", "weight", "output"), half) | dict.fromkeys(("count", "columns", "depth"), "i32")
         constants = {**skinny_product.shape(rows, columns, 2, shared), "UPCAST": False}
         report(capability, dtype, skinny_product._product, given, constants)
-        quantized(capability, shared, dtype, kinds if rows == 1 else kinds[: 1 + (columns > 6144)], rows, columns)
+        quantized(capability, shared, dtype, kinds, rows, columns)
     pieces = {"keys": "*i64", "state": "*fp32"}
     seen = pieces | {"logits": "*fp32", "vocabulary": "i32"}
     ranked = pieces | {"tokens": "*i64", "logprobs": "*fp32", "pieces": "i32"}

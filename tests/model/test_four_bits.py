@@ -62,18 +62,6 @@ def test_a_4_bit_draft_is_one_like_any_other(model: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize(("family", "form"), [("qwen2", "gptq"), ("phi3", "awq")])
-def test_other_families_load_alike(tmp_path: Path, family: str, form: str, keep: bool) -> None:
-    folder = quantised(tiny_model(tmp_path / "model", family, layers=2), tmp_path / "quantised", form)
-    twin = SpanModel.load(plain(folder, tmp_path / "plain", torch.float32), (0, 2), dtype=torch.float32)
-    span = SpanModel.load(folder, (0, 2), dtype=torch.float32, keep_quantized=keep)
-    rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(span.layers[1].mlp(rows), twin.layers[1].mlp(rows))
-    if family == "qwen2":
-        assert torch.equal(span.layers[1].self_attn.q_proj(rows), twin.layers[1].self_attn.q_proj(rows))
-
-
-@pytest.mark.parametrize("keep", [False, True])
 def test_a_head_may_be_in_4_bits_and_lent_to_a_draft(model: Path, tmp_path: Path, keep: bool) -> None:
     target = quantised(model, tmp_path / "target", "gptq", r".*(_proj|lm_head)\.weight", lm_head=True)
     whole = SpanModel.load(target, (0, 2), dtype=torch.float32)

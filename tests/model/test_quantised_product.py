@@ -31,8 +31,8 @@ KINDS = ["float8 rows", "float8 blocks", "int8 rows"]
 # Columns, depth, numbers of a group, whether it has a zero of its own; two groups to a piece, four, eight, or one.
 IN_4_BITS = [
     (64, 256, 128, True),
-    (200, 320, 32, False),
-    (130, 192, 96, True),
+    (40, 320, 32, False),
+    (50, 192, 96, True),
     (40, 136, 136, True),
     (6208, 64, 32, True),
 ]
@@ -156,7 +156,7 @@ def all_of(kind: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("sizes", [(1, 3), (1, MAX_ROWS + 1), (2, 3)], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("kind", ["float8 rows", "int8 rows", "int4 groups"])
+@pytest.mark.parametrize("kind", ["float8 rows", "int4 groups"])
 def test_joint_layers_give_what_each_gives(kind: str, bias: bool, sizes: Sequence[int]) -> None:
     module, rows = in_bits(Attention(bias), all_of(kind)), some(*sizes, 256)
     expected, query = module(rows), module.q_proj.plain().weight
@@ -216,7 +216,7 @@ def test_a_compiler_sees_through_joint_layers() -> None:
         torch.testing.assert_close(compiled(rows), module(rows), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["fp8-block", "float-channel", "int-channel", "pack-zeros", "gptq-v2"])
+@pytest.mark.parametrize("form", ["fp8-block", "float-channel", "int-channel", "pack-zeros"])
 def test_a_whole_span_streams_what_it_holds(tmp_path: Path, form: str) -> None:
     hidden = 64 if form in FOUR_BITS else 200
     folder = quantised(tiny_model(tmp_path / "model", hidden=hidden, layers=2), tmp_path / "quantised", form)
