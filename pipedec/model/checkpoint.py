@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipedec.errors import ModelError
-from pipedec.model.four_bits import is_in_order, joined, repacked, separated, unpacked_zeros
+from pipedec.model.four_bits import is_in_order, joined, repacked, unpacked_zeros
 from pipedec.model.quantized import MOST_SCALE, QuantizedLinear, dequantized, is_finite
 from pipedec.model.scales import QuantizedWeight, quantized_weights
 from pipedec.model.shape import TensorInfo, checkpoint_tensors
+from pipedec.quantization import Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,20 @@ class Checkpoint:
         scale = self._read(of.scale, torch.float32, device)
         if of.packing is None:
             return scale if scale.shape == of.shape else scale.reshape(-1).expand(of.shape).contiguous()
-        name = of.scale
+        zero = None if of.zero is None else self._zeros(of.packing, of.zero, of.shape[0], device)
         try:
-            scale = joined(scale if of.packing == "compressed-tensors" else scale.T, None)
-            if (name := of.zero or name) == of.zero:
-                zero = unpacked_zeros(of.packing, self._read(name, None, device), of.shape[0])
-                scale = joined(separated(scale)[0], zero)
+            return joined(scale if of.packing == "compressed-tensors" else scale.T, zero)
         except ValueError as error:
-            raise ModelError(f"{self.path}: tensor {name!r} {error}; use a checkpoint in another format") from error
-        return scale
+            raise self._refused(of.scale, error) from error
+
+    def _zeros(self, packing: Packing, name: str, outputs: int, device: torch.device) -> torch.Tensor:
+        try:
+            return unpacked_zeros(packing, self._read(name, None, device), outputs)
+        except ValueError as error:
+            raise self._refused(name, error) from error
+
+    def _refused(self, name: str, error: ValueError) -> ModelError:
+        return ModelError(f"{self.path}: tensor {name!r} {error}; use the model's original weights, or another format")
 
     def _read(self, name: str, dtype: torch.dtype | None, device: torch.device, *, copy: bool = True) -> torch.Tensor:
         # The file is mapped anew for each tensor: pages that were read stay resident for as long as the mapping does.

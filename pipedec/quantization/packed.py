@@ -24,6 +24,7 @@ from pipedec.quantization.fields import (
 from pipedec.quantization.scheme import PACKED, Packing, Quantization, Scheme
 
 _GROUP = 128  # where a config does not say it
+_GPTQ_PACKINGS: dict[object, Packing] = {None: "gptq", "gptq": "gptq", "gptq_v2": "gptq_v2"}
 _HEAD = re.compile(r"(?:.*\.)?(?:lm_head|embed_out)\Z")
 # What may differ by module and is of no consequence, or is read of the tensors.
 _TUNING = {
@@ -46,9 +47,9 @@ def read_gptq(found: Mapping[str, Any]) -> Quantization:
     refuse_any(found, "is_marlin_format", "adapter", "rotation")
     named = "checkpoint_format" if found.get("checkpoint_format") is not None else "format"
     form = found.get(named)
-    packing: Packing | None = {None: "gptq", "gptq": "gptq", "gptq_v2": "gptq_v2"}.get(form)  # type: ignore[assignment]
-    if packing is None:
+    if form not in _GPTQ_PACKINGS:
         raise refused(named, form)
+    packing = _GPTQ_PACKINGS[form]
     size = found.get("group_size", _GROUP)
     scheme = _scheme("group_size", size, packing)
     targets = _dynamic(found.get("dynamic") or {}, packing, size)
