@@ -6,7 +6,8 @@ Weights and KV are random, made on the device. The ways to run the same layers a
 layer; `static`, in programs of fixed shape without the attention kernel; `kernel`, with it; `fused`, with it, and what
 lies between matrix products compiled; `invariant`, as stages run on a CPU, where no row changes another. On CUDA
 devices programs are recorded as graphs; elsewhere the kernel needs TRITON_INTERPRET=1. The bound is of the bandwidth of
-a copy, measured in the same run. With `--weights fp8-block` layers have 8-bit weights, of which it counts the bytes.
+a copy, measured in the same run. With `--weights fp8-block` layers have 8-bit weights, with
+`--weights int4` 4-bit ones, of which it counts the bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,12 @@ def parser() -> argparse.ArgumentParser:
     add("--rows", type=_numbers, default=BUCKETS, help="of a step (default 1,2,4,8,16,32,64)")
     add("--variants", type=_variants, help="default: those that run on the device")
     add("--dtype", choices=DTYPES, default="bfloat16")
-    add("--weights", choices=get_args(Weights), default="plain", help="of layers: plain (the default), or in 8 bits")
+    add(
+        "--weights",
+        choices=get_args(Weights),
+        default="plain",
+        help="of layers: plain (the default), or in 8 or 4 bits",
+    )
     add("--device", default="auto", help="auto (the default), cpu, cuda or cuda:N")
     add("--repeats", type=int, default=50, help="steps per figure (default 50)")
     add("--json", type=Path, metavar="FILE", help="where all figures go")

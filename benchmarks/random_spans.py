@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 from pipedec.model.architecture import build_on_meta
+from pipedec.model.four_bits import joined
 from pipedec.model.loader import compute_rotary
-from pipedec.model.quantized import EightBitLinear
+from pipedec.model.quantized import QuantizedLinear, numbers_of
 from pipedec.model.span import Span
 from pipedec.quantization import BLOCK
 
-# Of layers: in the span's dtype, or in 8 bits, scaled by row or block.
-Weights = Literal["plain", "fp8", "fp8-block", "int8"]
+# Of layers: in the span's dtype, or in 8 bits, scaled by row or block, or in 4 bits, scaled by group.
+Weights = Literal["plain", "fp8", "fp8-block", "int8", "int4"]
+_GROUP, _DEVIATION = 128, 4.6  # of 4-bit numbers, all as likely
 
 _LLAMA_3 = {"vocab_size": 128256, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5}
 _ROPE = {"rope_theta": 500000.0, "rope_type": "default"}
@@ -73,26 +75,39 @@ def random_span(preset: Preset, dtype: torch.dtype, device: torch.device, weight
             parameter.normal_(0.0 if parameter.ndim > 1 else 1.0, _SPREAD, generator=generator)
     if weights != "plain":
         for layer in architecture.layers:
-            _make_8_bits(layer, weights, generator)
+            _quantise(layer, weights, generator)
     compute_rotary(architecture.lm, architecture.base, device)
     count = len(architecture.layers)
     context = int(preset.config["max_position_embeddings"])
     return Span(architecture, (0, count), preset.whole, preset.whole, dtype, device, context)
 
 
-def _make_8_bits(layer: nn.Module, weights: Weights, generator: torch.Generator) -> None:
-    """Give the linear layers within random 8-bit weights, about as large as the others."""
+def _quantise(layer: nn.Module, weights: Weights, generator: torch.Generator) -> None:
+    """Give the linear layers within random quantised weights, about as large as the others."""
     for name, linear in [each for each in layer.named_modules() if type(each[1]) is nn.Linear]:
+        rows, columns = linear.weight.shape
+        dtype = {"int8": torch.int8, "int4": torch.uint8}.get(weights, torch.float8_e4m3fn)
         codes = torch.randint(
-            0, 256, linear.weight.shape, generator=generator, device=generator.device, dtype=torch.uint8
+            0,
+            256,
+            (rows, columns // numbers_of(dtype)),
+            generator=generator,
+            device=generator.device,
+            dtype=torch.uint8,
         )
-        codes &= 0xF7  # no code of float8 without this bit is NaN
-        values = codes.view(torch.int8 if weights == "int8" else torch.float8_e4m3fn)
-        rows, columns = values.shape
-        shape = (-(-rows // BLOCK), -(-columns // BLOCK)) if weights == "fp8-block" else (rows,)
-        small = EightBitLinear(linear, values.dtype, shape)
-        small.weight = nn.Parameter(values, requires_grad=False)
-        small.scale.fill_(_SPREAD / float(values[:BLOCK].float().std()))
+        if dtype == torch.float8_e4m3fn:
+            codes &= 0xF7  # no code without this bit is NaN
+        shapes = {
+            "fp8-block": (-(-rows // BLOCK), -(-columns // BLOCK)),
+            "int4": (rows, columns // min(_GROUP, columns)),
+        }
+        small = QuantizedLinear(linear, dtype, shapes.get(weights, (rows,)))
+        small.weight = nn.Parameter(codes.view(dtype), requires_grad=False)
+        if dtype == torch.uint8:
+            scale = torch.full_like(small.scale, _SPREAD / _DEVIATION).bfloat16()
+            small.scale = nn.Parameter(joined(scale, None), requires_grad=False)
+        else:
+            small.scale.fill_(_SPREAD / float(small.weight[:BLOCK].float().std()))
         layer.set_submodule(name, small)
 
 

@@ -1,14 +1,14 @@
 """Layers to stages: contiguous spans whose slowest stage is as fast as it can be. Pure.
 
-A pipeline is as fast as its slowest stage, and a decode step is bound by the bytes it reads, so the cost of a
-layer is its parameters, those in 8 bits counted half. The LM head is a cost of the last stage and often weighs as
-much as several layers.
+A pipeline is as fast as its slowest stage, and a decode step is bound by the bytes it reads, so the cost of a layer is
+its parameters, those in 8 bits counted half, those in 4 bits a quarter and their scales. The LM head is a cost of the
+last stage and often weighs as much as several layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -18,29 +18,39 @@ from pipedec.spec import DeploymentSpec, Span
 from pipedec.words import counted
 
 _HALF_PRECISION = 2  # bytes
+_SCALE = 4  # bytes of a group's scale and zero
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Parameters read in one step: by each layer, by the embedding (one row), and by norm and LM head. `eight_bits` are
-    those of each layer that GPUs keep in 8 bits; none where it is empty."""
+    """Parameters read in one step: by each layer, by the embedding (one row), and by norm and LM head. `eight_bits`
+    and `four_bits` are those of each layer that GPUs keep in so many, `scale_bytes` what the scales of the latter take;
+    none where they are empty."""
 
     layers: tuple[int, ...]
     embed: int
     head: int
     eight_bits: tuple[int, ...] = ()
+    four_bits: tuple[int, ...] = ()
+    scale_bytes: tuple[int, ...] = ()
 
     def in_bytes(self, width: int) -> Costs:
-        """The same in bytes on a GPU, where a parameter that is not in 8 bits takes `width`."""
-        small = self.eight_bits or (0,) * len(self.layers)
-        layers = (width * layer - (width - 1) * part for layer, part in zip(self.layers, small, strict=True))
+        """The same in bytes on a GPU, where a parameter that is not quantised takes `width`."""
+        layers = (width * layer - saved for layer, saved in zip(self.layers, self.saved(width), strict=True))
         return Costs(tuple(layers), width * self.embed, width * self.head)
+
+    def saved(self, width: int) -> tuple[int, ...]:
+        """By how many bytes each layer is smaller than if all its parameters took `width`."""
+        none = (0,) * len(self.layers)
+        parts = zip(self.eight_bits or none, self.four_bits or none, self.scale_bytes or none, strict=True)
+        return tuple((width - 1) * eight + width * four - four // 2 - scales for eight, four, scales in parts)
 
 
 def estimate_costs(config: Mapping[str, Any]) -> Costs:
     """Costs from a transformers `config.json`. Raises `ModelError` where a size is missing.
 
-    Of 8-bit weights those are counted whose layers have the usual names; the scales are not, nor is a head in 8 bits.
+    Of quantised weights those are counted whose layers have the usual names, and the scales of groups; other scales are
+    not, nor is a quantised head.
     """
     text = decoder_config(config)
 
@@ -66,15 +76,16 @@ def estimate_costs(config: Mapping[str, Any]) -> Costs:
     sizes = {f"self_attn.{name}_proj": query for name in "qo"} | {f"self_attn.{name}_proj": key for name in "kv"}
     sizes |= {f"mlp.{name}_proj": mlp for name in ("gate", "up", "down")}
     layers, quantization = range(size("num_hidden_layers", "n_layer")), read_quantization(config)
-    small = (
-        ()
-        if quantization is None
-        else tuple(
-            sum(each for name, each in sizes.items() if quantization.scheme(f"model.layers.{layer}.{name}"))
-            for layer in layers
-        )
-    )
-    return Costs((sum(sizes.values()),) * len(layers), hidden, hidden * size("vocab_size"), small)
+    costs = Costs((sum(sizes.values()),) * len(layers), hidden, hidden * size("vocab_size"))
+    if quantization is None:
+        return costs
+    found = [
+        [(count, of) for name, count in sizes.items() if (of := quantization.scheme(f"model.layers.{layer}.{name}"))]
+        for layer in layers
+    ]
+    eight, four = (tuple(sum(count for count, of in each if of.bits == bits) for each in found) for bits in (8, 4))
+    scales = (sum(_SCALE * count // of.group for count, of in each if of.group) for each in found)
+    return replace(costs, eight_bits=eight, four_bits=four, scale_bytes=tuple(scales))
 
 
 def decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

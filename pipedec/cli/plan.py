@@ -146,7 +146,8 @@ def _dtype(text: str | None, gpu: Gpu) -> Dtype:
 
 def _report(wish: Wish, least: int, best: int, options: list[Option]) -> None:
     model, draft = wish.model, wish.draft
-    weights = f"as {wish.dtype}, 8-bit weights kept so" if model.in_8_bits else f"as {wish.dtype}"
+    kept = f", {' and '.join(f'{bits}-bit' for bits in model.bits)} weights kept so" if model.bits else ""
+    weights = f"as {wish.dtype}{kept}"
     notes.print(
         f"ESTIMATES for {model.architecture}, {model.parameters / 1e9:.1f}B parameters in "
         f"{counted(model.num_layers, 'layer')}, {weights}, {counted(wish.sequences, 'request')} of up to "

@@ -77,7 +77,8 @@ def _model(check: str, model: ModelFacts) -> Finding:
         return Finding("fail", check, model.problem, "Check the URI, and HF_TOKEN for gated models")
     if model.unsupported:
         remedy = (
-            "Choose a decoder-only model of an architecture that transformers has, with its original weights or 8 bits"
+            "Choose a decoder-only model of an architecture that transformers has, with its original weights, or in 8 "
+            "or 4 bits"
         )
         return Finding("fail", check, model.unsupported, remedy)
     if model.missing:
@@ -96,10 +97,11 @@ def _room(
     width = DTYPE_BYTES[spec.model.dtype]
     needs = [span_need(target, span, slots, context, width) for span in spans]
     fullest = max(range(len(needs)), key=lambda stage: needs[stage].total)
-    yield _memory(f"stage {fullest}, the fullest,", needs[fullest], gpu, width * target.held(spans[fullest]))
+    yield _memory(f"stage {fullest}, the fullest,", needs[fullest], gpu, target, width * target.held(spans[fullest]))
     if draft := sizes.get("draft"):
         width, span = DTYPE_BYTES[spec.draft_dtype], (0, draft.num_layers)
-        yield _memory("the draft", span_need(draft, span, slots, context, width), gpu, width * draft.held(span))
+        need = span_need(draft, span, slots, context, width)
+        yield _memory("the draft", need, gpu, draft, width * draft.held(span))
 
 
 def _split(target: ModelSize, spans: Sequence[Span]) -> Finding:
@@ -135,11 +137,12 @@ def _draft(spec: DeploymentSpec, target: ModelSize, draft: ModelSize | None) -> 
         yield Finding("ok", "draft", f"{draft.parameters / 1e9:.2f}B parameters, the target's vocabulary")
 
 
-def _memory(who: str, need: Need, gpu: Gpu | None, on_cpu: float) -> Finding:
-    """`on_cpu` are the bytes of weights there, where none stay in 8 bits."""
+def _memory(who: str, need: Need, gpu: Gpu | None, model: ModelSize, on_cpu: float) -> Finding:
+    """`on_cpu` are the bytes of weights there, where none stay quantised."""
     weights = f"{need.weights / GIB:.1f} GiB of weights"
     if gpu is None and on_cpu > need.weights:
-        weights = f"{weights} (8 bits, on a GPU; on a CPU {on_cpu / GIB:.1f})"
+        bits = " and ".join(map(str, model.bits))
+        weights = f"{weights} ({bits} bits, on a GPU; on a CPU {on_cpu / GIB:.1f})"
     parts = f"{weights}, {need.kv / GIB:.1f} of KV, {need.workspace / GIB:.1f} besides"
     if gpu is None:
         return Finding("skip", "memory", f"{who} needs {parts}; --gpu NAME compares that with a GPU")

@@ -2,8 +2,8 @@
 
 The whole causal-LM class is built on the meta device, where it costs nothing; the modules of the span then get
 their tensors one at a time, and all other layers stay on meta. Layers keep their own index, so whatever a family
-derives from it (rotary or not, sliding window or not) stays true. Weights in 8 bits are multiplied by their scales as
-they are read, or kept as they are.
+derives from it (rotary or not, sliding window or not) stays true. Quantised weights are multiplied by their
+scales as they are read, or kept as they are.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipedec.errors import ModelError
 from pipedec.model.architecture import Architecture, build_on_meta
 from pipedec.model.checkpoint import Checkpoint
 from pipedec.model.conformance import check_conformance
-from pipedec.model.quantized import EightBitLinear
-from pipedec.model.scales import Scales
+from pipedec.model.quantized import QuantizedLinear
+from pipedec.model.scales import QuantizedWeight
 from pipedec.model.shape import model_shape
 from pipedec.model.span import Span
-from pipedec.quantization import FLOAT8, INT8
+from pipedec.quantization import FLOAT8, INT8, PACKED
 
-_EIGHT_BITS = {FLOAT8: torch.float8_e4m3fn, INT8: torch.int8}
+_KEPT = {FLOAT8: torch.float8_e4m3fn, INT8: torch.int8, PACKED: torch.uint8}
 
 Progress = Callable[[float], None]  # is given the fraction loaded so far, rising to 1.0
 
@@ -48,15 +48,15 @@ class SpanModel(Span):
         first: bool | None = None,
         last: bool | None = None,
         ends: Path | None = None,
-        keep_8_bits: bool | None = None,
+        keep_quantized: bool | None = None,
         progress: Progress | None = None,
     ) -> SpanModel:
         """Read layers [start, end) of the model in folder `path`.
 
         `first` and `last` default to whether the span touches the model's ends; (0, n) with both set is the
         model cut to its first n layers. An embedding or head that the checkpoint lacks is read from that of the model
-        in `ends`, as by a draft that shares its target's. `keep_8_bits`: weights in 8 bits stay so; None: on CUDA
-        devices. Raises ModelError that names the file or tensor and the remedy.
+        in `ends`, as by a draft that shares its target's. `keep_quantized`: quantised weights stay so; None: on
+        CUDA devices. Raises ModelError that names the file or tensor and the remedy.
         """
         shape, architecture, device = model_shape(path), build_on_meta(path, dtype), torch.device(device)
         start, end = layers
@@ -66,8 +66,8 @@ class SpanModel(Span):
         first = start == 0 if first is None else first
         last = end == count if last is None else last
         checkpoint = Checkpoint.of(path, architecture.lm, (architecture.embedding, architecture.lm_head), ends)
-        if device.type == "cuda" if keep_8_bits is None else keep_8_bits:
-            architecture = _with_8_bits(architecture, checkpoint.scales)
+        if device.type == "cuda" if keep_quantized is None else keep_quantized:
+            architecture = _with_quantized(architecture, checkpoint.quantized)
         kept: list[nn.Module] = list(architecture.layers[start:end])
         kept += [architecture.embedding] * first + [architecture.norm, architecture.lm_head] * last
         _fill(checkpoint, architecture.lm, kept, dtype, device, progress)
@@ -79,12 +79,12 @@ class SpanModel(Span):
         return span
 
 
-def _with_8_bits(architecture: Architecture, scales: Mapping[str, Scales]) -> Architecture:
-    """The architecture with layers that hold 8 bits, for the weights that have scales."""
+def _with_quantized(architecture: Architecture, weights: Mapping[str, QuantizedWeight]) -> Architecture:
+    """The architecture with layers that hold quantised weights, where these are."""
     lm = architecture.lm
-    for name, of in scales.items():
+    for name, of in weights.items():
         module = name.removesuffix(".weight")
-        layer = EightBitLinear(lm.get_submodule(module), _EIGHT_BITS[of.weight_dtype], of.shape)
+        layer = QuantizedLinear(lm.get_submodule(module), _KEPT[of.info.dtype], of.shape)
         lm.set_submodule(module, layer)
     return replace(architecture, lm_head=lm.get_output_embeddings())
 
@@ -135,8 +135,8 @@ def _sources(
                 name = tied
             owner_name, _, attribute = tensor_name.rpartition(".")
             owner = module.get_submodule(owner_name)
-            if isinstance(owner, EightBitLinear) and attribute == "scale":
-                name = checkpoint.scales[f"{name.removesuffix('scale')}weight"].name
+            if isinstance(owner, QuantizedLinear) and attribute == "scale":
+                name = checkpoint.quantized[f"{name.removesuffix('scale')}weight"].scale
             if name not in tensors:
                 raise ModelError(
                     f"{path}: tensor {name!r} is missing from the checkpoint; download the model again, or save it "

@@ -1,4 +1,4 @@
-"""Linear layers whose weights stay in 8 bits, each number times its scale."""
+"""Linear layers whose weights stay in 8 or 4 bits, each number times its scale."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear as any_product
 
+from pipedec.model.four_bits import halves, separated
 from pipedec.quantization import BLOCK
 
 MOST_SCALE = 256.0  # below which every scale lies: kernels multiply it by 2 ** 120
@@ -15,10 +16,11 @@ _PIECE = 1 << 22  # numbers of a weight that are made float32 at once
 _NAN = 0x7F  # of float8_e4m3fn, whatever the sign
 
 
-class EightBitLinear(nn.Linear):
-    """A linear layer that computes with `dequantized(weight, scale, dtype)`, and holds 8 bits of each number.
+class QuantizedLinear(nn.Linear):
+    """A linear layer that computes with `dequantized(weight, scale, dtype)`, and holds 8 or 4 bits of each number.
 
-    `weight` [out, in] is float8_e4m3fn or int8; `scale` is float32, [out] or one of each block of 128 x 128 numbers.
+    `weight` [out, in] is float8_e4m3fn or int8; `scale` is float32, [out] or one of each block of 128 x 128 numbers. In
+    4 bits `weight` is uint8 [out, in / 2] and `scale` float32 [out, groups] with zeros, both as in `four_bits`.
     """
 
     def __init__(
@@ -29,7 +31,8 @@ class EightBitLinear(nn.Linear):
         nn.Module.__init__(self)
         device, self.dtype = like.weight.device, dtype or like.weight.dtype
         self.in_features, self.out_features, self.bias = like.in_features, like.out_features, like.bias
-        self.weight = nn.Parameter(torch.empty_like(like.weight, dtype=weight), requires_grad=False)
+        shape = like.out_features, like.in_features // numbers_of(weight)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=weight, device=device), requires_grad=False)
         self.scale = nn.Parameter(torch.empty(scale_shape, dtype=torch.float32, device=device), requires_grad=False)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -43,15 +46,32 @@ class EightBitLinear(nn.Linear):
         return layer
 
 
+def numbers_of(dtype: torch.dtype) -> int:
+    """How many numbers an element of a stored weight is."""
+    return 2 if dtype == torch.uint8 else 1
+
+
+def outputs_of(values: torch.Tensor, scale: torch.Tensor) -> int:
+    """How many outputs of a stored weight share a scale."""
+    return BLOCK if scale.ndim == 2 and numbers_of(values.dtype) == 1 else 1
+
+
 def dequantized(values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Each of the 8-bit `values` [out, in] times its scale ([out], or one of each block) in float32, rounded to
-    `dtype`: a new tensor, and not much memory beside it."""
-    made = torch.empty_like(values, dtype=dtype)
-    for start, end in _pieces(values):
-        part = values[start:end].float()
-        if scale.ndim == 1:
-            part *= scale[start:end, None]
+    """What stored weights stand for, [out, in]: each number, of 4-bit ones less its zero, times its scale in float32,
+    rounded to `dtype`. A new tensor, and not much memory beside it. `values` and `scale` are as in `QuantizedLinear`.
+    """
+    rows, width = values.shape
+    made = values.new_empty((rows, width * numbers_of(values.dtype)), dtype=dtype)
+    for start, end in _pieces(made):
+        part = values[start:end]
+        if values.dtype == torch.uint8:
+            part = halves(part).float()
+            factor, zero = separated(scale[start:end])
+            part.view(*factor.shape, -1).sub_(zero[:, :, None]).mul_(factor[:, :, None])
+        elif scale.ndim == 1:
+            part = part.float().mul_(scale[start:end, None])
         else:
+            part = part.float()
             _scale_blocks(part, scale[start // BLOCK : -(-end // BLOCK)])
         made[start:end] = part
     return made
@@ -68,17 +88,16 @@ def is_finite(values: torch.Tensor, scale: torch.Tensor) -> bool:
 
 
 def make_plain(module: nn.Module) -> None:
-    """Give every layer within that has 8-bit weights ones of its dtype."""
+    """Give every layer within that has quantised weights ones of its dtype."""
     for name, child in list(module.named_modules()):
-        if isinstance(child, EightBitLinear):
+        if isinstance(child, QuantizedLinear):
             module.set_submodule(name, child.plain())
 
 
 def linear_weight(layer: nn.Module, rows: int) -> torch.Tensor:
     """The first `rows` rows of a linear layer's weight, in its dtype."""
-    if isinstance(layer, EightBitLinear):
-        whole = -(-rows // BLOCK)
-        scale = layer.scale[:rows] if layer.scale.ndim == 1 else layer.scale[:whole]
+    if isinstance(layer, QuantizedLinear):
+        scale = layer.scale[: -(-rows // outputs_of(layer.weight, layer.scale))]
         return dequantized(layer.weight[:rows], scale, layer.dtype)
     return layer.get_parameter("weight")[:rows]
 

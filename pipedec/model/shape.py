@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+PACKED_NAMES, PER_WORD = ("weight_packed", "qweight"), 8  # of tensors of 4-bit weights; in each of their numbers
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
@@ -41,8 +42,8 @@ class TensorInfo:
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """The sizes of a decoder-only model. Parameter counts are of the checkpoint's own tensors, but for the scales of
-    8-bit weights; `head_parameters` is what a last stage loads (norm and LM head, which is the embedding again if
-    `tied`). `dtype` is that of weights which are not in 8 bits."""
+    quantised weights; `head_parameters` is what a last stage loads (norm and LM head, which is the embedding again if
+    `tied`). `dtype` is that of weights which are not quantised."""
 
     architecture: str
     num_layers: int
@@ -75,7 +76,9 @@ def model_shape(path: Path) -> ModelShape:
     """Sizes of the model in folder `path`. Raises ModelError that names the file and the field."""
     config, tensors = read_config(path), checkpoint_tensors(path)
     if read_quantization(config) is not None:
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE_ENDINGS)}
+        tensors = {
+            name: _unpacked(name, tensor) for name, tensor in tensors.items() if not name.endswith(SCALE_ENDINGS)
+        }
     layers, heads, hidden = (
         _positive(config, key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size")
     )
@@ -112,6 +115,11 @@ def model_shape(path: Path) -> ModelShape:
         embedding_parameters=embedding,
         head_parameters=norm + (embedding if tied else head),
     )
+
+
+def _unpacked(name: str, tensor: TensorInfo) -> TensorInfo:
+    """A tensor of as many numbers as it stands for: 4-bit ones are eight to a number."""
+    return replace(tensor, shape=(PER_WORD, *tensor.shape)) if name.endswith(PACKED_NAMES) else tensor
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -198,14 +206,15 @@ def context_limit(config: Mapping[str, Any]) -> int:
 
 
 def _dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
-    """The dtype most of the checkpoint's numbers have, 8-bit weights left out."""
+    """The dtype most of the checkpoint's numbers have, quantised weights left out."""
     counts: dict[str, int] = {}
     for name, tensor in tensors.items():
-        if tensor.dtype not in (FLOAT8, INT8) or not name.endswith(".weight"):
+        in_8_bits = tensor.dtype in (FLOAT8, INT8) and name.endswith(".weight")
+        if not in_8_bits and not name.endswith(PACKED_NAMES):
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.count
     if not counts:
-        raise ModelError("every tensor of the checkpoint is in 8 bits; embedding and norms cannot be")
+        raise ModelError("every tensor of the checkpoint is quantised; embedding and norms cannot be")
     name = max(counts, key=lambda dtype: counts[dtype])
     if name not in _DTYPES:
-        raise ModelError(f"the weights are {name}; only {', '.join(_DTYPES)} are run, and 8 bits with scales")
+        raise ModelError(f"the weights are {name}; only {', '.join(_DTYPES)} are run, and 8 or 4 bits with scales")
     return _DTYPES[name]

@@ -47,7 +47,7 @@ def span_need(model: ModelSize, span: Span, slots: int, context: int, width: int
     layers = span[1] - span[0]
     rows = 6 * model.hidden_size + 3 * model.intermediate_size + model.num_heads * context  # with one layer's scores
     gathered = slots * model.kv_elements  # one layer's, when requests lie apart in the pool
-    made = min(PIECE_NUMBERS, 2 * model.hidden_size * model.intermediate_size) * model.in_8_bits
+    made = min(PIECE_NUMBERS, 2 * model.hidden_size * model.intermediate_size) * bool(model.bits)
     logits = 4 * TREE_ROWS * model.vocab_size * (span[1] == model.num_layers)
     return Need(
         weights=model.held_bytes(span, width),

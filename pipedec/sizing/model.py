@@ -61,9 +61,10 @@ class ModelSize:
         return sum(self.costs.layers) + self.table_parameters * (1 if self.tied else 2)
 
     @property
-    def in_8_bits(self) -> bool:
-        """Whether GPUs keep some of its weights in 8 bits."""
-        return any(self.costs.eight_bits)
+    def bits(self) -> tuple[int, ...]:
+        """In how many bits GPUs keep quantised weights of it."""
+        found = {8: self.costs.eight_bits, 4: self.costs.four_bits}
+        return tuple(bits for bits, parameters in found.items() if any(parameters))
 
     def split(self, stages: int) -> tuple[Span, ...]:
         """The balanced division, as `pipedec split` shows it."""
@@ -80,7 +81,7 @@ class ModelSize:
         return sum(self.costs.layers[slice(*span)]) + (span[1] == self.num_layers) * self.costs.head
 
     def held_bytes(self, span: Span, width: int) -> int:
-        """What a stage with these layers holds on a GPU, `width` bytes a parameter but for those in 8 bits."""
+        """What a stage with these layers holds on a GPU, `width` bytes a parameter but for quantised ones."""
         return width * self.held(span) - self._saved(span, width)
 
     def read_bytes(self, span: Span, width: int) -> int:
@@ -88,7 +89,7 @@ class ModelSize:
         return width * self.read(span) - self._saved(span, width)
 
     def _saved(self, span: Span, width: int) -> int:
-        return (width - 1) * sum(self.costs.eight_bits[slice(*span)])
+        return sum(self.costs.saved(width)[slice(*span)])
 
 
 @cache

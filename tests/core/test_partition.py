@@ -99,11 +99,22 @@ def test_a_division_that_does_not_fit_the_model_is_refused(pipeline: Any, field:
     assert words in str(caught.value)
 
 
+def test_parameters_of_unlike_bits_are_counted_apart() -> None:
+    attention = {"-:.*self_attn.*": {}, "+:.*mlp.*": {"group_size": 32}}
+    gptq = {"quant_method": "gptq", "bits": 4, "dynamic": attention}
+    plain, costs = estimate_costs(SMOLLM2), estimate_costs({**SMOLLM2, "quantization_config": gptq})
+    mlp = 3 * SMOLLM2["hidden_size"] * SMOLLM2["intermediate_size"]
+    assert costs.layers == plain.layers
+    assert costs.four_bits[0] == mlp
+    assert costs.in_bytes(2).layers[0] == 2 * (plain.layers[0] - mlp) + mlp // 2 + 4 * mlp // 32
+
+
 def test_8_bit_parameters_are_counted_half() -> None:
     plain: dict[str, Any] = {**SMOLLM2}
     small = plain | {"quantization_config": {"quant_method": "fp8"}}
     costs = estimate_costs(small)
     assert costs.layers == estimate_costs(plain).layers == costs.eight_bits
+    assert costs.four_bits == (0,) * len(costs.layers)
     assert costs.in_bytes(2).layers[0] * 2 == estimate_costs(plain).in_bytes(2).layers[0]
     (_, last), (_, last_small) = (split_layers(spec(stages=2), config) for config in (plain, small))
     assert last_small[1] - last_small[0] < last[1] - last[0]  # the head weighs more beside them

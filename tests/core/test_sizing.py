@@ -16,7 +16,7 @@ from pipedec.sizing.memory import kv_slots, stage_needs
 from pipedec.sizing.reference import LLAMA_1B, LLAMA_70B
 from pipedec.sizing.speed import measured, speed_up, step_seconds
 from pipedec.spec import DeploymentSpec
-from tests.quantised import FORMS
+from tests.quantised import FORMS, pack_quantized
 
 L4 = find_gpu("L4")
 WISH = Wish(ModelSize.of(LLAMA_70B), ModelSize.of(LLAMA_1B), L4, "bfloat16", 8192, 4)
@@ -160,8 +160,8 @@ FP8 = LLAMA_70B | {"quantization_config": FORMS["fp8-block"][0]}
 
 def test_8_bit_weights_take_a_byte_and_head_and_embedding_what_they_took() -> None:
     plain, small = WISH.model, ModelSize.of(FP8)
-    assert small.in_8_bits
-    assert not plain.in_8_bits
+    assert small.bits == (8,)
+    assert plain.bits == ()
     assert small.parameters == plain.parameters
     for width in (2, 4):
         span = (8, 16)
@@ -179,6 +179,18 @@ def test_8_bit_weights_need_about_half_the_stages_and_time() -> None:
     assert step_seconds(small.model, (8, 16), 1, L4, 8192, 2) == pytest.approx(read / (0.8 * 300e9))
 
 
+def test_4_bit_weights_take_half_a_byte_and_a_word_for_each_group() -> None:
+    plain, small = WISH.model, ModelSize.of(LLAMA_70B | {"quantization_config": pack_quantized(128)})
+    assert small.bits == (4,)
+    assert small.parameters == plain.parameters
+    held = sum(plain.costs.layers[8:16])
+    for width in (2, 4):
+        assert small.held_bytes((8, 16), width) == small.read_bytes((8, 16), width) == held // 2 + 4 * held // 128
+    channel = ModelSize.of(LLAMA_70B | {"quantization_config": pack_quantized(None)})
+    assert channel.held_bytes((8, 16), 2) == held // 2
+    assert least_stages(replace(WISH, model=small)) == 3
+
+
 def test_prefill_makes_a_piece_of_8_bit_weights_what_it_stands_for() -> None:
     plain, small = (stage_needs(model, 80, 1, 1024, 2)[40] for model in (WISH.model, ModelSize.of(FP8)))
     assert small.workspace - plain.workspace == 2 * (1 << 27)
@@ -191,5 +203,5 @@ def test_only_layers_that_are_quantised_count_so() -> None:
 
 
 def test_models_that_are_quantised_otherwise_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"quant_method` is 'awq'; checkpoints quantised so are not run"):
-        ModelSize.of(LLAMA_70B | {"quantization_config": {"quant_method": "awq"}})
+    with pytest.raises(ModelError, match=r"quant_method` is 'hqq'; checkpoints quantised so are not run"):
+        ModelSize.of(LLAMA_70B | {"quantization_config": {"quant_method": "hqq"}})

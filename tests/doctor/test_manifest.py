@@ -153,8 +153,8 @@ def test_8_bit_weights_are_counted_as_a_gpu_and_a_cpu_hold_them(case: Case, tmp_
     messages = [each.message for each in case.findings() if each.check == "memory"]
     assert "needs 0.1 GiB of weights (8 bits, on a GPU; on a CPU 0.2)" in messages[0]
     assert "8 bits" not in messages[1]
-    case.spec["model"]["uri"] = f"file://{quantised(model, tmp_path / 'other', 'fp8-block', quant_method='gptq')}"
-    assert ["quant_method` is 'gptq'" in message for check, message in case.failures() if check == "target"] == [True]
+    case.spec["model"]["uri"] = f"file://{quantised(model, tmp_path / 'other', 'fp8-block', quant_method='hqq')}"
+    assert ["quant_method` is 'hqq'" in message for check, message in case.failures() if check == "target"] == [True]
 
 
 def test_a_volume_of_the_cluster_is_not_judged_from_here(case: Case) -> None:

@@ -30,7 +30,7 @@ NUMBERS = dict.fromkeys(
     ("query_row_stride", "query_head_stride", "head_stride", "slot_stride", "rows_stride", "items_at", "window"), "i32"
 )
 # Not known to be multiples of 16.
-ODD = ("window", "rows_stride", "items_at", "items", "kv_heads", "count", "pieces", "blocks")
+ODD = ("window", "rows_stride", "items_at", "items", "kv_heads", "count", "pieces", "groups")
 STORED = ("pool_head_stride", "pool_slot_stride", "key_head_stride", "key_row_stride", "value_head_stride")
 HEADS = (  # rows, query heads per KV head, head_dim
     (32, 8, 128),  # a stage of Llama-3.1-70B, many rows
@@ -39,15 +39,24 @@ HEADS = (  # rows, query heads per KV head, head_dim
     (32, 2, 256),  # wide heads
     (1, 128, 64),  # one KV head for so many that a row alone fills a large program
 )
-PRODUCTS = ((1, 28672), (64, 28672), (64, 2048))  # rows, columns
-KINDS = ((True, 128), (True, 0), (False, 0))  # of 8-bit weights: whether they are floats, and the columns of a scale
+# Of quantised weights: their dtype (uint8 for two 4-bit numbers), how many share a scale (None: all of an output).
+KINDS = (
+    (torch.float8_e4m3fn, 128),
+    (torch.uint8, 128),
+    (torch.float8_e4m3fn, None),
+    (torch.int8, None),
+    (torch.uint8, 32),
+)
+DEPTH = 8192
 
-# The large ones are those that take most memory.
+# Heads, and products: rows, columns, kinds of quantised weights. The large ones are those that take most memory.
 SIZES = {
-    "all": (HEADS, PRODUCTS, KINDS),
-    "large": ((HEADS[0], HEADS[3]), PRODUCTS[1:], KINDS[:1]),
-    "small": (HEADS[1:2], PRODUCTS[:1], KINDS[:1]),
+    "all": (HEADS, ((1, 28672, KINDS), (64, 28672, KINDS[:1]), (64, 2048, KINDS[:1]))),
+    "large": ((HEADS[0], HEADS[3]), ((64, 28672, KINDS[:2]), (64, 2048, KINDS[:1]))),
+    "small": (HEADS[1:2], ((1, 28672, KINDS[:2]),)),
 }
+
+Kind = tuple[torch.dtype, int | None]
 
 wanted = set[str]()  # kernels
 
@@ -83,7 +92,7 @@ def report(capability: int, dtype: str, kernel: Any, signature: dict[str, str], 
 
 def main(capability: int, shared: int, dtype: str, sizes: str) -> None:
     """All for one kind of GPU, where a program has that much shared memory."""
-    heads, products, kinds = SIZES[sizes]
+    heads, products = SIZES[sizes]
     triton_attention.shared_memory = lambda device: shared  # type: ignore[assignment]
     half, numbers = f"*{dtype}", {"partial": "*fp32", "state": "*fp32"}
     for rows, group, dim in heads:
@@ -100,11 +109,11 @@ def main(capability: int, shared: int, dtype: str, sizes: str) -> None:
         stored = dict.fromkeys(("key_pool", "value_pool", "keys", "values"), half) | dict.fromkeys(STORED, "i32")
         stored |= {"table": "*i32", "value_row_stride": "i32", "rows_stride": "i32"}
         report(capability, dtype, triton_store._store_row, stored, {"DIM": dim, "DIM_PADDED": dim, "num_warps": 1})
-    for rows, columns in products:
+    for rows, columns, kinds in products:
         given = dict.fromkeys(("rows", "weight", "output"), half) | dict.fromkeys(("count", "columns", "depth"), "i32")
         constants = {**skinny_product.shape(rows, columns, 2, shared), "UPCAST": False}
         report(capability, dtype, skinny_product._product, given, constants)
-        eight_bits(capability, shared, dtype, kinds if rows == 1 else kinds[:1], rows, columns)
+        quantized(capability, shared, dtype, kinds, rows, columns)
     pieces = {"keys": "*i64", "state": "*fp32"}
     seen = pieces | {"logits": "*fp32", "vocabulary": "i32"}
     ranked = pieces | {"tokens": "*i64", "logprobs": "*fp32", "pieces": "i32"}
@@ -116,19 +125,24 @@ def main(capability: int, shared: int, dtype: str, sizes: str) -> None:
     report(capability, dtype, triton_draw._draw_of_piece, drawn, {"PIECE": triton_draw.PIECE, "num_warps": 4})
 
 
-def eight_bits(
-    capability: int, shared: int, dtype: str, kinds: Sequence[tuple[bool, int]], rows: int, columns: int
-) -> None:
-    """The kernels of 8-bit weights."""
+def quantized(capability: int, shared: int, dtype: str, kinds: Sequence[Kind], rows: int, columns: int) -> None:
+    """The kernels of quantised weights."""
     half = f"*{dtype}"
-    weights = {"values": "*i8", "scale": "*fp32", "output": half} | dict.fromkeys(("columns", "depth", "blocks"), "i32")
-    for floats, block in kinds:
-        kind = {"FLOAT": floats, "BLOCK": block}
+    for numbers, group in kinds:
+        small = numbers == torch.uint8
+        groups = 1 if group is None else DEPTH // group
+        shape = (columns // 128, groups) if group and not small else (columns, groups)[: 1 + small]
+        values = torch.empty(columns, DEPTH // 2 if small else DEPTH, dtype=numbers, device="meta")
+        scale = torch.empty(shape, device="meta")
+        weights = {"values": "*u8" if small else "*i8", "scale": "*fp32", "output": half}
+        weights |= dict.fromkeys(("columns", "depth", "groups"), "i32")
+        sizes = quantized_product.shape(rows, columns, DEPTH, 2, shared, 4 if small else 8)
+        constants = {**sizes, **quantized_product.kind(values, scale, sizes["PIECE"]), "UPCAST": False}
         given = weights | {"rows": half, "count": "i32"}
-        constants = {**quantized_product.shape(rows, columns, 8192, 2, shared), "UPCAST": False}
-        report(capability, dtype, quantized_product._eight_bit_product, given, constants | kind)
+        report(capability, dtype, quantized_product._quantized_product, given, constants)
         tile = dict(zip(("ROWS", "WIDTH"), quantized_product.TILE, strict=True))
-        report(capability, dtype, quantized_product._stood_for, weights, tile | kind)
+        tile |= quantized_product.kind(values, scale, tile["WIDTH"])
+        report(capability, dtype, quantized_product._stood_for, weights, tile)
 
 
 if __name__ == "__main__":

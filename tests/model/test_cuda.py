@@ -11,7 +11,7 @@ import torch
 from pipedec.model.execution import Execution
 from pipedec.model.executor import SpanExecutor
 from pipedec.model.loader import SpanModel
-from pipedec.model.quantized_product import skinny_eight_bit_product
+from pipedec.model.quantized_product import skinny_quantized_product
 from pipedec.model.sampling import History, Wanted, choose
 from pipedec.model.skinny_product import skinny_product
 from pipedec.model.staging import make_staging
@@ -21,7 +21,7 @@ from pipedec.sampling_params import SamplingParams
 from pipedec.wire.messages import Batch, Open, Prefill
 from tests.exactness.pipelines import POLICIES, SAMPLED, expected, load, run
 from tests.model.pipeline import GREEDY
-from tests.model.test_quantised_product import eight_bits
+from tests.model.test_quantised_product import quantised_weight
 from tests.model.test_static import batch, opened
 from tests.quantised import plain, quantised
 from tests.tiny import tiny_model
@@ -74,18 +74,18 @@ def test_a_product_s_rows_are_the_same_bits_in_any_company(columns: int, depth: 
         assert torch.equal(skinny_product(rows[:count], weight), whole[:count])
 
 
-@pytest.mark.parametrize("kind", ["float8 rows", "float8 blocks", "int8 rows"])
+@pytest.mark.parametrize("kind", ["float8 rows", "float8 blocks", "int8 rows", "int4 groups"])
 @pytest.mark.parametrize(("columns", "depth"), [(128, 512), (8192, 1024), (200, 320)])
-def test_so_are_those_of_products_with_8_bit_weights(columns: int, depth: int, kind: str) -> None:
-    values, scale = eight_bits(columns, depth, kind)
+def test_so_are_those_of_products_with_quantised_weights(columns: int, depth: int, kind: str) -> None:
+    values, scale = quantised_weight(columns, depth, kind)
     rows = torch.randn(64, depth, dtype=torch.bfloat16, device="cuda")
-    whole = skinny_eight_bit_product(rows, values, scale)
+    whole = skinny_quantized_product(rows, values, scale)
     for count in (1, 5, 16, 17, 33):
-        assert torch.equal(skinny_eight_bit_product(rows[:count], values, scale), whole[:count])
+        assert torch.equal(skinny_quantized_product(rows[:count], values, scale), whole[:count])
 
 
-@pytest.mark.parametrize("form", ["fp8-block", "float-channel", "int-channel"])
-def test_8_bit_weights_stay_so_and_give_what_plain_ones_give(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("form", ["fp8-block", "float-channel", "int-channel", "pack-zeros", "gptq", "awq"])
+def test_quantised_weights_stay_so_and_give_what_plain_ones_give(tmp_path: Path, form: str) -> None:
     folder = quantised(tiny_model(tmp_path / "model", hidden=256, layers=3), tmp_path / "quantised", form)
     twin = SpanModel.load(plain(folder, tmp_path / "plain", torch.float16), (0, 3), dtype=torch.float16, device="cuda")
     model = SpanModel.load(folder, (0, 3), dtype=torch.float16, device="cuda")
@@ -100,9 +100,10 @@ def test_8_bit_weights_stay_so_and_give_what_plain_ones_give(tmp_path: Path, for
         assert ((actual - wanted).float().norm() / wanted.float().norm()).item() < 5e-3
 
 
+@pytest.mark.parametrize("form", ["fp8-block", "awq"])
 @pytest.mark.parametrize("policy", ["none", "adaptive"])
-def test_greedy_tokens_with_8_bit_weights_equal_the_cpu_s(tmp_path: Path, policy: PolicyName) -> None:
-    folder = quantised(tiny_model(tmp_path / "model", hidden=64), tmp_path / "quantised", "fp8-block")
+def test_greedy_tokens_with_quantised_weights_equal_the_cpu_s(tmp_path: Path, policy: PolicyName, form: str) -> None:
+    folder = quantised(tiny_model(tmp_path / "model", hidden=64), tmp_path / "quantised", form)
     requests = load(3, seed=1)
     assert run(folder, policy, 2, "right", requests, device="cuda") == run(folder, "none", 1, "", requests)
 

@@ -16,8 +16,8 @@ from pipedec.errors import ModelError
 from pipedec.model import triton_device
 
 KERNELS = {"_attend_piece", "_join_pieces", "_store_row", "_product", "_look_at_piece", "_join_row", "_draw_of_piece"}
-KERNELS |= {"_eight_bit_product", "_stood_for"}
-DOTS = {"_attend_piece", "_product", "_eight_bit_product"}
+KERNELS |= {"_quantized_product", "_stood_for"}
+DOTS = {"_attend_piece", "_product", "_quantized_product"}
 
 
 class GPU(NamedTuple):
@@ -31,7 +31,7 @@ class GPU(NamedTuple):
 
 
 GPUS = {
-    "T4": GPU(75, 64, "fp16", {"_eight_bit_product", "_stood_for"}, "small"),  # which has no use for the others
+    "T4": GPU(75, 64, "fp16", {"_quantized_product", "_stood_for"}, "small"),  # which has no use for the others
     "L4": GPU(89, 99, "fp16", KERNELS, "all"),
     "A100": GPU(80, 163, "bf16", DOTS, "large"),  # which differs from an L4 in nothing but memory
     "H100": GPU(90, 227, "bf16", KERNELS, "large"),

@@ -168,7 +168,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
     (r"`rope_parameters` is 'yarn'", edit_config(rope_parameters="yarn")),
     (r"no causal language model", edit_config(model_type="unheard_of")),
     (r"no causal language model", edit_config(model_type="clip")),
-    (r"quantised", edit_config(quantization_config={"quant_method": "gptq"})),
+    (r"quantised", edit_config(quantization_config={"quant_method": "hqq"})),
     (r"layer 4 has no tensors", edit_config(num_hidden_layers=5)),
     (rf"'{GATE}' has shape \(3, 3\)", edit_tensors(**{GATE: torch.zeros(3, 3)})),
     (r"has shape \(64, 32\), config\.json asks for \(128, 32\)", edit_config(intermediate_size=128)),

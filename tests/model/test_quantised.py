@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 from pipedec.config import child_environment
 from pipedec.errors import ModelError
 from pipedec.model.loader import SpanModel
-from pipedec.model.quantized import EightBitLinear
+from pipedec.model.quantized import QuantizedLinear
 from pipedec.model.shape import SINGLE_FILE, model_shape
 from pipedec.models import identity
 from pipedec.policy import PolicyName
@@ -76,24 +76,27 @@ def test_weights_are_those_that_transformers_makes(even: Path, tmp_path: Path, f
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_layers_that_keep_8_bits_compute_the_same(odd: Path, tmp_path: Path, form: str) -> None:
+def test_layers_that_keep_quantized_compute_the_same(odd: Path, tmp_path: Path, form: str) -> None:
     folder = quantised(odd, tmp_path / "quantised", form)
-    kept = SpanModel.load(folder, (0, 2), dtype=torch.bfloat16, keep_8_bits=True)
+    kept = SpanModel.load(folder, (0, 2), dtype=torch.bfloat16, keep_quantized=True)
     made = SpanModel.load(folder, (0, 2), dtype=torch.bfloat16)
     rows = torch.randn(5, 200, generator=torch.Generator().manual_seed(0)).bfloat16()
     for layer, twin in zip(kept.layers, made.layers, strict=True):
-        assert isinstance(layer.mlp.up_proj, EightBitLinear)
+        assert isinstance(layer.mlp.up_proj, QuantizedLinear)
         assert layer.mlp.up_proj.weight.element_size() == 1
         assert torch.equal(layer.mlp.up_proj(rows), twin.mlp.up_proj(rows))
         assert torch.equal(layer.mlp.up_proj.plain().weight, twin.mlp.up_proj.weight)
 
 
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "phi3", "mistral"])
-def test_other_families_load_alike(tmp_path: Path, family: str, keep: bool) -> None:
-    folder = quantised(tiny_model(tmp_path / "model", family, layers=2), tmp_path / "quantised", "fp8-block")
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [(family, "fp8-block") for family in ("qwen2", "qwen3", "phi3", "mistral")] + [("qwen2", "gptq"), ("phi3", "awq")],
+)
+def test_other_families_load_alike(tmp_path: Path, family: str, form: str, keep: bool) -> None:
+    folder = quantised(tiny_model(tmp_path / "model", family, layers=2), tmp_path / "quantised", form)
     twin = SpanModel.load(plain(folder, tmp_path / "plain", torch.float32), (0, 2), dtype=torch.float32)
-    span = SpanModel.load(folder, (0, 2), dtype=torch.float32, keep_8_bits=keep)
+    span = SpanModel.load(folder, (0, 2), dtype=torch.float32, keep_quantized=keep)
     rows = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(span.layers[1].mlp(rows), twin.layers[1].mlp(rows))
     if family == "qwen2":
@@ -109,8 +112,8 @@ def test_a_quantised_head_may_be_lent_to_a_draft(odd: Path, tmp_path: Path, keep
     save_file(
         {name: each for name, each in tensors.items() if ".layers." in name or "norm" in name}, draft / SINGLE_FILE
     )
-    lent = SpanModel.load(draft, (0, 2), dtype=torch.float32, ends=target, keep_8_bits=keep)
-    assert isinstance(lent.architecture.lm_head, EightBitLinear) == keep
+    lent = SpanModel.load(draft, (0, 2), dtype=torch.float32, ends=target, keep_quantized=keep)
+    assert isinstance(lent.architecture.lm_head, QuantizedLinear) == keep
     assert type(lent.layers[0].mlp.up_proj) is torch.nn.Linear
     rows = torch.randn(3, 200, generator=torch.Generator().manual_seed(0))
     assert torch.equal(lent.architecture.lm_head(rows), whole.architecture.lm_head(rows))
@@ -120,9 +123,9 @@ def test_a_quantised_head_may_be_lent_to_a_draft(odd: Path, tmp_path: Path, keep
 def test_layers_that_are_left_out_are_read_as_they_are(odd: Path, tmp_path: Path) -> None:
     only = r".*layers\.1\..*_proj\.weight"
     folder = quantised(odd, tmp_path / "some", "float-channel", only, ignore=["lm_head", r"re:.*layers\.0\."])
-    span = SpanModel.load(folder, (0, 2), dtype=torch.float32, keep_8_bits=True)
+    span = SpanModel.load(folder, (0, 2), dtype=torch.float32, keep_quantized=True)
     assert type(span.layers[0].mlp.up_proj) is torch.nn.Linear
-    assert isinstance(span.layers[1].mlp.up_proj, EightBitLinear)
+    assert isinstance(span.layers[1].mlp.up_proj, QuantizedLinear)
 
 
 def test_an_8_bit_draft_is_one_like_any_other(odd: Path, tmp_path: Path) -> None:
@@ -164,6 +167,9 @@ def test_sizes_are_those_of_the_plain_model_and_the_identity_is_not(odd: Path, t
     assert identity(folder) != identity(odd)
 
 
+Damage = Callable[[Path], object]
+
+
 def edit_config(**changes: object) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -195,7 +201,7 @@ def not_a_number(tensors: dict[str, torch.Tensor]) -> None:
 SCALE = f"{QUERY}.weight_scale_inv"
 EMBEDDING = "model.embed_tokens.weight"
 DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
-    (r"config\.json: `quantization_config.quant_method` is 'gptq'", edit_config(quant_method="gptq")),
+    (r"config\.json: `quantization_config.quant_method` is 'mxfp4'", edit_config(quant_method="mxfp4")),
     (r"is F8_E4M3, but config\.json has no `quantization_config`", no_config),
     (
         r"q_proj\.weight' is F8_E4M3, by the .* it is not quantised",
@@ -220,7 +226,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
         edit(lambda t: t.update({f"{QUERY}.weight_g_idx": torch.zeros(200, dtype=torch.int32)})),
     ),
     (
-        rf"'{EMBEDDING}' is in 8 bits, but is no linear layer's",
+        rf"'{EMBEDDING}' is quantised, but is no linear layer's",
         edit(
             lambda t: t.update(
                 {
@@ -241,4 +247,4 @@ def test_a_damaged_checkpoint_is_refused_with_tensor_and_reason(
     damage(folder)
     for keep in (False, True):
         with pytest.raises(ModelError, match=problem):
-            SpanModel.load(folder, (0, 2), dtype=torch.float32, keep_8_bits=keep)
+            SpanModel.load(folder, (0, 2), dtype=torch.float32, keep_quantized=keep)
