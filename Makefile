@@ -30,9 +30,10 @@ lint: install  ## style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A file's tests stay together: they share processes that take seconds to start.
+# A file's tests stay together: they share processes that take seconds to start. In their own order: by their number, the
+# few that take long would come last, and one worker would wait for another.
 unit: install
-	$(BIN)/pytest -m "not e2e" --durations=20 --numprocesses logical --maxprocesses 8 --dist loadfile
+	$(BIN)/pytest -m "not e2e" --durations=20 --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 e2e: install  ## on a cluster: images, chart, a completion from inside; needs KUBECONFIG, kubectl and helm
 	$(BIN)/pytest -m e2e
