@@ -30,10 +30,9 @@ lint: install  ## style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A file's tests stay together: they share processes that take seconds to start. In their own order: by their number, the
-# few that take long would come last, and one worker would wait for another.
+# A file's tests stay together: they share processes that take seconds to start.
 unit: install
-	$(BIN)/pytest -m "not e2e" --durations=20 --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not e2e" --durations=20 --numprocesses logical --maxprocesses 8 --dist loadfile
 
 e2e: install  ## on a cluster: images, chart, a completion from inside; needs KUBECONFIG, kubectl and helm
 	$(BIN)/pytest -m e2e
