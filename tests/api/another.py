@@ -34,4 +34,5 @@ def another(tokenizer: Tokenizer, context: int = 4096) -> Iterator[Another]:
     app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL), trial=trial)
     with trial, served(app) as server:
         url = f"http://127.0.0.1:{server.port}/v1"
-        yield Another(engine, openai.OpenAI(base_url=url, api_key="any", max_retries=0))
+        with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
+            yield Another(engine, client)

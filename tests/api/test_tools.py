@@ -41,7 +41,9 @@ def client(engine: ScriptedEngine, tokenizer: Tokenizer) -> Iterator[openai.Open
     trial = GrammarTrial(tokenizer.backend, 258)
     app = create_app(engine, tokenizer, RequestMetrics(CollectorRegistry(), MODEL), trial=trial)
     with trial, served(app) as server:
-        yield openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="any", max_retries=0)
+        url = f"http://127.0.0.1:{server.port}/v1"
+        with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
+            yield client
 
 
 def test_an_answer_that_calls(client: openai.OpenAI, engine: ScriptedEngine) -> None:
