@@ -64,7 +64,6 @@ def _free(host: str) -> Iterator[int]:
         try:
             with socket.socket(_family(host)) as tried:
                 tried.bind((host, port))  # without SO_REUSEADDR: what is `held` cannot be had
-            _try(host, port)
         except OSError:
             continue
         yield port

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,6 +163,7 @@ class _ForkServer:
                 os.close(theirs)
             pid, ended = await started
         except BaseException:
+            started.cancel()
             pipe.close()
             raise
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(output), pipe)
@@ -195,7 +197,8 @@ class _ForkServer:
 
     def _tell(self, **message: object) -> None:
         if not self.gone:
-            self._link.send(json.dumps(message).encode())
+            with suppress(ConnectionError):  # it has just died, and with it all that there was to signal
+                self._link.send(json.dumps(message).encode())
 
     def _hear(self) -> bool:
         """Whether there was something to hear, and there may be more."""
@@ -203,6 +206,8 @@ class _ForkServer:
             packet = self._link.recv(PACKET_BYTES)
         except BlockingIOError:
             return False
+        except ConnectionError:  # it died before it had read all that was asked
+            packet = b""
         if not packet:  # and there never will be one
             asyncio.get_running_loop().remove_reader(self._link)
             return False

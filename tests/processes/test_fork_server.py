@@ -181,7 +181,9 @@ def test_no_fork_outlives_the_one_who_asked_for_it() -> None:
     run(scenario)
 
 
-def test_a_stop_while_modules_are_imported_does_not_wait_for_them(tmp_path: Path) -> None:
+def test_a_stop_while_modules_are_imported_does_not_wait_for_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """They are given a module that takes a minute, and whose import tells that it has begun."""
     begun = tmp_path / "begun"
     os.mkfifo(begun)
@@ -196,6 +198,7 @@ def test_a_stop_while_modules_are_imported_does_not_wait_for_them(tmp_path: Path
         assert await asyncio.wait_for(running, 30) is None
 
     run(scenario)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("fork", [False, True])
