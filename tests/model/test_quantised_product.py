@@ -156,7 +156,7 @@ def all_of(kind: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("sizes", [(1, 3), (1, MAX_ROWS + 1), (2, 3)], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("kind", ["float8 rows", "int4 groups"])
+@pytest.mark.parametrize("kind", ["float8 rows", "int8 rows", "int4 groups"])
 def test_joint_layers_give_what_each_gives(kind: str, bias: bool, sizes: Sequence[int]) -> None:
     module, rows = in_bits(Attention(bias), all_of(kind)), some(*sizes, 256)
     expected, query = module(rows), module.q_proj.plain().weight
